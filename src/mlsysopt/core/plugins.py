@@ -1,0 +1,72 @@
+"""Parts that other distributions bring, found through entry points and checked before use.
+
+Ours are registered the same way as a stranger's. A part that does not import, or is not what
+its group promises, is an error that names it, its distribution and the line at fault; the others
+go on.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, cast
+
+from mlsysopt.core.errors import MlsysoptError, PluginError, UsageError, near_misses
+
+__all__ = ["Group", "blame", "load", "names", "origin"]
+
+Group = Literal["mlsysopt.targets", "mlsysopt.samplers"]
+
+
+def names(group: Group) -> list[str]:
+    """Return the names registered in a group, without importing any of them."""
+    return sorted({entry.name for entry in entry_points(group=group)})
+
+
+def load(group: Group, name: str, *, noun: str) -> Callable[..., Any]:
+    """Import one part.
+
+    Args:
+        group: Entry-point group.
+        name: Registered name.
+        noun: What such a part is called in messages.
+
+    Raises:
+        UsageError: no such name.
+        PluginError: it cannot be imported or cannot be called.
+    """
+    entry = _find(group, name)
+    if entry is None:
+        raise UsageError(f"unknown {noun} {name!r}; {near_misses(name, names(group), noun=noun)}")
+    try:
+        part = entry.load()
+    except MlsysoptError:
+        raise
+    except Exception as error:
+        raise blame(group, name, "import", error) from error
+    if not callable(part):
+        raise PluginError(f"{noun} {name!r} from {origin(group, name)}: {entry.value} is not callable")
+    return cast("Callable[..., Any]", part)
+
+
+def origin(group: Group, name: str) -> str:
+    """Return the distribution that registered a name, with its version."""
+    entry = _find(group, name)
+    if entry is None or entry.dist is None:
+        return "an unknown distribution"
+    return f"{entry.dist.name} {entry.dist.version}"
+
+
+def blame(group: Group, name: str, hook: str, error: BaseException) -> PluginError:
+    """Turn what a part raised into one line: name, distribution, hook, file and line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return PluginError(
+        f"{name!r} from {origin(group, name)} failed in {hook}: {type(error).__name__}: {error}{where}"
+    )
+
+
+def _find(group: Group, name: str) -> EntryPoint | None:
+    found = [entry for entry in entry_points(group=group) if entry.name == name]
+    return found[0] if found else None
