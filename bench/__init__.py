@@ -1,0 +1,1 @@
+"""Claims of this package, each with its peer, protocol and bars. See ARCHITECTURE in docs/explanation."""

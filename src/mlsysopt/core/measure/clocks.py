@@ -1,0 +1,96 @@
+"""CPU seconds of a whole process tree."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["Stopwatch", "tree_cpu"]
+
+_PROC = Path("/proc")
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def tree_cpu() -> float:
+    """Return user + system seconds used so far by this process, its finished and its living descendants.
+
+    A difference of two calls is what happened in between, also for a child that was alive at the
+    first call and had ended, and been waited for, at the second. Missed are children that nobody
+    waited for and grandchildren that outlived their parent. On systems without `/proc`, living
+    children count only once they have ended.
+    """
+    return time.process_time() + _others_cpu()
+
+
+class Stopwatch:
+    """Elapsed and CPU seconds of what runs inside the `with` block; walking the tree is left out.
+
+    >>> with Stopwatch() as watch:
+    ...     total = sum(range(100_000))
+    >>> watch.wall_s > 0 and watch.cpu_s > 0
+    True
+    """
+
+    __slots__ = ("_cpu", "_others", "_wall", "cpu_s", "wall_s")
+
+    def __init__(self) -> None:
+        self.wall_s = self.cpu_s = 0.0
+
+    def __enter__(self) -> Stopwatch:
+        self._others = _others_cpu()
+        self._wall = time.perf_counter()
+        self._cpu = time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        own = time.process_time() - self._cpu
+        self.wall_s = time.perf_counter() - self._wall
+        # A child whose counter is coarse while it lives may seem to lose time when it ends.
+        self.cpu_s = own + max(0.0, _others_cpu() - self._others)
+
+
+def _others_cpu() -> float:
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime + sum(_process_cpu(pid) for pid in _descendants(os.getpid()))
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    pending = [pid]
+    while pending:
+        direct = _children(pending.pop())
+        found += direct
+        pending += direct
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    """List children by the kernel's own list, which is kept per thread."""
+    found: list[int] = []
+    with suppress(OSError):
+        for thread in os.scandir(f"/proc/{pid}/task"):
+            with suppress(OSError), open(f"{thread.path}/children") as listing:
+                found += [int(word) for word in listing.read().split()]
+    return found
+
+
+def _process_cpu(pid: int) -> float:
+    """Return the seconds of one living process and of the children it has waited for.
+
+    The scheduler's counters are exact to the nanosecond but forget threads that ended; the tick
+    counters remember them but are coarse: the larger one is nearer to the truth.
+    """
+    try:
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        own, waited = (int(fields[i]) + int(fields[i + 1]) for i in (11, 13))
+    except (OSError, IndexError, ValueError):
+        return 0.0
+    exact = 0
+    with suppress(OSError, IndexError, ValueError):
+        for thread in os.scandir(f"/proc/{pid}/task"):
+            with open(f"{thread.path}/schedstat") as counters:
+                exact += int(counters.read().split()[0])
+    return max(own / _TICKS, exact / 1e9) + waited / _TICKS
