@@ -22,7 +22,7 @@ import pytest
 from mlsysopt.core import datasets
 from mlsysopt.core.datasets import conversions, fetch, loaders, registry
 from mlsysopt.core.datasets.pickles import read_pickle
-from mlsysopt.core.errors import DatasetError
+from mlsysopt.core.errors import DatasetError, UsageError
 from mlsysopt.core.places import cache_dir
 
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_made_again_says_why(source: SimpleNamespace) -> None:
 
 
 def test_unknown_name(source: SimpleNamespace) -> None:
-    with pytest.raises(DatasetError, match="did you mean mnist"):
+    with pytest.raises(UsageError, match="did you mean mnist"):
         datasets.get("mnits")
 
 

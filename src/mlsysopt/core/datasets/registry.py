@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mlsysopt.core.errors import DatasetError, near_misses
+from mlsysopt.core.errors import UsageError, near_misses
 from mlsysopt.core.references import Reference
 
 __all__ = ["DATASETS", "Dataset", "File", "Listing", "Progress", "get", "listed", "load"]
@@ -115,7 +115,7 @@ def find(name: str) -> Dataset:
     """Return a data set by name.
 
     Raises:
-        DatasetError: there is none of that name.
+        UsageError: there is none of that name.
 
     >>> find("mnist").citation.year
     1998
@@ -138,7 +138,7 @@ def get(name: str, *, progress: Progress | None = None) -> Path:
     """Return the folder of a data set, after checking its files or downloading them.
 
     Raises:
-        DatasetError: unknown, damaged, or neither here nor to be had.
+        DatasetError: damaged, or neither here nor to be had.
     """
     from mlsysopt.core.datasets.fetch import fetch
 
@@ -149,7 +149,7 @@ def load(name: str) -> dict[str, Any]:
     """Return a data set as numpy arrays; `mlsysopt.core.datasets.loaders` documents each one.
 
     Raises:
-        DatasetError: unknown, damaged, or neither here nor to be had.
+        DatasetError: damaged, or neither here nor to be had.
     """
     from mlsysopt.core.datasets.loaders import LOADERS
 

@@ -1,0 +1,1 @@
+"""The command line: `mlsysopt ROOM VERB [WHAT] [--flags]`, one file per room."""

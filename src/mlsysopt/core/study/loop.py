@@ -1,0 +1,445 @@
+"""The trial loop: default, starts, proposals, each told relative to the default run beside it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlsysopt.core.errors import StudyError, TargetError
+from mlsysopt.core.quantities import format_seconds
+from mlsysopt.core.seeds import integer_seed
+from mlsysopt.core.space import Space
+from mlsysopt.core.store import Store
+from mlsysopt.core.study.budget import Budget
+from mlsysopt.core.study.events import Event, EventKind, Listener
+from mlsysopt.core.study.guards import Guard
+from mlsysopt.core.study.measuring import Measurer
+from mlsysopt.core.study.noise import noise_variance, typical
+from mlsysopt.core.study.objectives import Objective, log_ratios
+from mlsysopt.core.study.trials import TrialView, leader, views
+from mlsysopt.core.target import Failure, Measurement, Target
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["BASELINE_RUNS", "STARTS", "TrialLoop", "smallest_budget_s"]
+
+BASELINE_RUNS = 3
+STARTS = 5
+VERIFY_ROUNDS = 6
+MOST_ROUNDS = 3
+"""Paired rounds that a trial can earn by challenging the leader."""
+MOST_REFUSALS = 200
+"""Refused proposals in a row after which the sampler is plainly unable to find a valid one."""
+INTERVAL_Z = 1.96
+VALID = "valid"
+"""Constraint that every trial carries: -1 for one that ran, +1 for one that did not."""
+
+
+def smallest_budget_s(run_s: float) -> float:
+    """Return the least time a study needs: reference, one trial with its canary, verification.
+
+    Args:
+        run_s: Seconds of one measurement.
+    """
+    return run_s * (BASELINE_RUNS + 2 + 2 * VERIFY_ROUNDS)
+
+
+@dataclass
+class TrialLoop:
+    """Runs trials until the budget is spent.
+
+    Args:
+        study: The Optuna study, with its sampler.
+        space: What may be chosen.
+        guards: Constraints, relative to the default or absolute.
+        worker: Number of this process in the study; worker 0 places the starting points.
+        spent_s: Seconds that earlier runs of this study used up.
+    """
+
+    study: optuna.Study
+    store: Store
+    target: Target
+    space: Space
+    measurer: Measurer
+    objectives: Sequence[Objective]
+    guards: Sequence[Guard]
+    budget: Budget
+    seed: int
+    worker: int
+    machine: str
+    tell_listener: Listener
+    spent_s: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+    defaults: list[Mapping[str, float]] = field(default_factory=list[Mapping[str, float]])
+    scale: dict[str, float] = field(default_factory=dict[str, float])
+    run_s: float = 0.0
+    _started: float = 0.0
+
+    def run(self) -> None:
+        """Measure the default, then trials; returns when the budget is spent."""
+        self._started = self.clock()
+        self._baseline()
+        self._check_budget()
+        if self.worker == 0:
+            self._place_starts()
+        refusals = 0
+        while self._may_start_another():
+            for number in self.store.sweep_lost(self.study):
+                self._tell("note", f"trial {number} is lost: the process that ran it is gone", {"trial": number})
+            refusals = 0 if self._one_trial() else refusals + 1
+            if refusals >= MOST_REFUSALS:
+                raise StudyError(
+                    f"{refusals} proposals in a row broke a static limit of {self.target.name}; "
+                    "declare that limit as a constraint of the space, or widen it"
+                )
+
+    # --- the default -----------------------------------------------------------------------------
+
+    def _baseline(self) -> None:
+        kept = [row for row in self.store.measurements(self.study.study_name, role="baseline") if self._ours(row)]
+        self.defaults = [row.metrics for row in kept if row.metrics is not None]
+        walls = [row.wall_s for row in kept if row.metrics is not None]
+        failures: list[Failure] = []
+        while len(self.defaults) < BASELINE_RUNS:
+            round = len(self.defaults) + len(failures)
+            with self.measurer.exclusive():
+                seed = integer_seed(self.seed, worker=self.worker, role="baseline", round=round)
+                outcome = self.measurer.take({}, trial=-1, role="baseline", round=round, side="default", seed=seed)
+            if isinstance(outcome, Failure):
+                failures.append(outcome)
+                self._tell("baseline", f"default failed: {outcome.reason}", {"failure": outcome.kind})
+                self._stop_when_default_fails(failures)
+                continue
+            failures.clear()
+            self.defaults.append(outcome.metrics)
+            walls.append(outcome.wall_s)
+            shown = ", ".join(f"{o.told} {outcome.metrics[o.told]:.4g}" for o in self.objectives)
+            self._tell(
+                "baseline",
+                f"default {len(self.defaults)}/{BASELINE_RUNS}: {shown} in {format_seconds(outcome.wall_s)}",
+                {"metrics": dict(outcome.metrics), "wall_s": outcome.wall_s},
+            )
+        self.run_s = sum(walls) / len(walls)
+        self.scale = typical(self.defaults)
+        for objective in self.objectives:
+            if objective.told not in self.scale:
+                raise TargetError(f"target {self.target.name!r} did not report {objective.told}, which it declares")
+
+    def _stop_when_default_fails(self, failures: Sequence[Failure]) -> None:
+        if len(failures) >= 3:
+            last = failures[-1]
+            raise TargetError(
+                f"the default itself fails ({last.kind}: {last.reason}), three times in a row: "
+                f"repair {self.target.name} before tuning it\n{last.log_tail[-600:]}".rstrip()
+            )
+
+    def _ours(self, row: Any) -> bool:
+        return row.machine == self.machine
+
+    def _canary(self, number: int, round: int, seed: int) -> Measurement:
+        failures: list[Failure] = []
+        while True:
+            outcome = self.measurer.take({}, trial=number, role="canary", round=round, side="default", seed=seed)
+            if isinstance(outcome, Measurement):
+                self.defaults.append(outcome.metrics)
+                return outcome
+            failures.append(outcome)
+            self._stop_when_default_fails(failures)
+
+    # --- budget ----------------------------------------------------------------------------------
+
+    @property
+    def elapsed_s(self) -> float:
+        return self.spent_s + self.clock() - self._started
+
+    def _check_budget(self) -> None:
+        if self.budget.seconds is None:
+            return
+        least = smallest_budget_s(self.run_s)
+        if self.budget.seconds < least:
+            raise StudyError(
+                f"budget {self.budget.text()}: one run takes {format_seconds(self.run_s)}, and {BASELINE_RUNS} runs of the "
+                f"default, one trial with its canary and {VERIFY_ROUNDS} verification rounds of two are "
+                f"{BASELINE_RUNS + 2 + 2 * VERIFY_ROUNDS} runs: the smallest workable budget is {format_seconds(math.ceil(least))}"
+            )
+
+    def left_s(self) -> float:
+        """Seconds left for trials, verification set aside; infinite when the budget counts trials."""
+        if self.budget.seconds is None:
+            return math.inf
+        return self.budget.seconds - self.elapsed_s - self.run_s * 2 * (VERIFY_ROUNDS + 1)
+
+    def _may_start_another(self) -> bool:
+        if self.budget.trials is not None:
+            return len(self._counted()) < self.budget.trials
+        return self.left_s() >= 2 * self.run_s
+
+    def _counted(self) -> list[TrialView]:
+        """Trials that count against the budget: not the lost ones, nor what never ran."""
+        return [trial for trial in self._views() if trial.state not in ("lost", "refused", "infrastructure")]
+
+    def _views(self) -> list[TrialView]:
+        return views(self.study.get_trials(deepcopy=False))
+
+    # --- one trial -------------------------------------------------------------------------------
+
+    def _place_starts(self) -> None:
+        """Put the default as trial 0 and the same Sobol points first, whatever the sampler."""
+        import optuna
+
+        if self.study.get_trials(deepcopy=False):
+            return
+        default = self.space.default()
+        zero = dict.fromkeys(self.scale, 0.0)
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                values=[0.0] * len(self.objectives),
+                params=self.space.to_params(default),
+                distributions=self._distributions(default),
+                user_attrs={
+                    "config": self.space.canonical(default),
+                    "state": "valid",
+                    "metrics": zero,
+                    "noise": self._noise(BASELINE_RUNS),
+                    "effective": dict(default),
+                    "rounds": 0,
+                },
+                constraints={VALID: -1.0, **{guard.metric: self._default_violation(guard) for guard in self.guards}},
+            )
+        )
+        for point in self.space.sobol(STARTS, self.seed):
+            self.study.enqueue_trial(self.space.to_params(point))
+
+    def _distributions(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        present = self.space.to_params(config)
+        return {name: dist for name, dist in self.space.distributions().items() if name in present}
+
+    def _default_violation(self, guard: Guard) -> float:
+        reference = self.scale.get(guard.metric)
+        if reference is None:
+            reference = self.target.static(self.space.default()).get(guard.metric, 0.0)
+        return guard.violation(reference, reference)
+
+    def _one_trial(self) -> bool:
+        """Ask, measure, tell; False when the proposal was refused before it cost a run."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        trial, config = self._ask()
+        with self.store.lease(trial):
+            try:
+                return self._measure_and_tell(trial, config)
+            except UpdateFinishedTrialError:
+                # This process was silent for longer than its lease: a machine that slept, for one.
+                self._tell("note", f"trial {trial.number} was taken for lost meanwhile", {"trial": trial.number})
+                return True
+            except BaseException as error:
+                self._abandon(trial, error)
+                raise
+
+    def _ask(self) -> tuple[optuna.Trial, dict[str, Any]]:
+        trial = self.study.ask()
+        fixed = self.store.fixed_params(trial)
+        wanted = fixed if fixed is not None else trial.relative_params
+        params = {
+            name: _suggest(trial, name, distribution)
+            for name, distribution in self.space.distributions().items()
+            if name in wanted
+        }
+        config = self.space.from_params(params)
+        self.store.annotate(trial, {"config": self.space.canonical(config)})
+        self._tell("asked", f"trial {trial.number}", {"trial": trial.number, "config": config})
+        return trial, config
+
+    def _measure_and_tell(self, trial: optuna.Trial, config: dict[str, Any]) -> bool:
+        static = self.target.static(config)
+        refused = self._static_violations(static)
+        if refused:
+            self._tell_failure(trial, Failure("degraded", "; ".join(refused)), state="refused")
+            return False
+        pairs: list[tuple[Measurement, Measurement]] = []
+        while True:
+            with self.measurer.exclusive():
+                # One seed for both: the same operations in the same order, so that their noise cancels.
+                seed = integer_seed(
+                    self.seed, worker=self.worker, trials=trial.number, role="trial", round=len(pairs)
+                )
+                canary = self._canary(trial.number, len(pairs), seed)
+                outcome = self.measurer.take(
+                    config, trial=trial.number, role="trial", round=len(pairs), side="trial", seed=seed
+                )
+            if isinstance(outcome, Failure):
+                self._tell_failure(trial, outcome, state=outcome.kind)
+                return True
+            pairs.append((canary, outcome))
+            if not self._earns_another_round(pairs):
+                break
+        self._tell_success(trial, config, pairs, static)
+        return True
+
+    def _static_violations(self, static: Mapping[str, float]) -> list[str]:
+        broken: list[str] = []
+        reference = self.target.static(self.space.default())
+        for guard in self.guards:
+            if guard.metric in static and guard.violation(static[guard.metric], reference[guard.metric]) > 0:
+                broken.append(f"{guard.metric} would be {static[guard.metric]:.4g}, allowed {guard.text()}")
+        return broken
+
+    def _ratios(self, pairs: Sequence[tuple[Measurement, Measurement]]) -> dict[str, float]:
+        metrics = self.target.metrics()
+        rows = [log_ratios(metrics, got.metrics, canary.metrics, self.scale) for canary, got in pairs]
+        names = [name for name in rows[0] if all(name in row for row in rows)]
+        return {name: sum(row[name] for row in rows) / len(rows) for name in names}
+
+    def _noise(self, rounds: int) -> dict[str, float]:
+        single = noise_variance(self.target.metrics(), self.defaults, self.scale)
+        return {name: 2 * variance / max(1, rounds) for name, variance in single.items()}
+
+    def _gains(self, ratios: Mapping[str, float]) -> list[float]:
+        return [objective.sign * ratios[objective.told] for objective in self.objectives]
+
+    def _earns_another_round(self, pairs: Sequence[tuple[Measurement, Measurement]]) -> bool:
+        """Whether a would-be leader must defend its lead before it is believed.
+
+        Only a trial above the leader is measured again, and only while its upper bound stays above:
+        lucky single rounds are what a search would otherwise select. One that breaks a guard by more
+        than noise cannot lead.
+        """
+        if len(self.objectives) != 1 or len(pairs) >= MOST_ROUNDS or self.left_s() < 4 * self.run_s:
+            return False
+        best = leader(self._views())
+        bar = best.gains[0] if best is not None else 0.0
+        gain = self._gains(self._ratios(pairs))[0]
+        noise = self._noise(len(pairs))
+        if any(
+            self._violation(guard, pairs, {}) > INTERVAL_Z * math.sqrt(noise.get(guard.metric, 0.0))
+            for guard in self.guards
+        ):
+            return False
+        spread = math.sqrt(noise.get(self.objectives[0].told, 0.0))
+        return gain > max(bar, 0.0) if len(pairs) == 1 else gain + INTERVAL_Z * spread > max(bar, 0.0)
+
+    # --- telling ---------------------------------------------------------------------------------
+
+    def _tell_success(
+        self,
+        trial: optuna.Trial,
+        config: Mapping[str, Any],
+        pairs: Sequence[tuple[Measurement, Measurement]],
+        static: Mapping[str, float],
+    ) -> None:
+        ratios, noise = self._ratios(pairs), self._noise(len(pairs))
+        gains = self._gains(ratios)
+        excess = {guard.metric: self._violation(guard, pairs, static) for guard in self.guards}
+        constraints = {VALID: -1.0, **excess}
+        effective = {name: value for name, value in pairs[-1][1].effective_config.items() if name in self.space}
+        self.store.annotate(
+            trial,
+            {
+                "state": "valid",
+                "metrics": ratios,
+                "noise": {name: noise[name] for name in ratios if name in noise},
+                "effective": {**config, **effective},
+                "rounds": len(pairs),
+            },
+            constraints=constraints,
+        )
+        self.study.tell(trial, gains)
+        self._report(trial.number, config, gains, noise, constraints, len(pairs))
+
+    def _violation(
+        self, guard: Guard, pairs: Sequence[tuple[Measurement, Measurement]], static: Mapping[str, float]
+    ) -> float:
+        if guard.metric in static:
+            return guard.violation(static[guard.metric], self.target.static(self.space.default())[guard.metric])
+        excesses = [
+            guard.violation(got.metrics[guard.metric], canary.metrics[guard.metric])
+            for canary, got in pairs
+            if guard.metric in got.metrics and guard.metric in canary.metrics
+        ]
+        return sum(excesses) / len(excesses) if excesses else 0.0
+
+    def _tell_failure(self, trial: optuna.Trial, failure: Failure, *, state: str) -> None:
+        """Tell the worst valid value and a broken constraint: samplers skip trials that FAIL.
+
+        Every trial carries the same constraints, since some samplers fit one model per name; a
+        failed one carries the worst violation that was seen of each guard.
+        """
+        valid = [view for view in self._views() if view.valid]
+        worst = [min((view.gains[i] for view in valid), default=-1.0) for i in range(len(self.objectives))]
+        seen = {
+            guard.metric: max([0.0, *(view.constraints.get(guard.metric, 0.0) for view in valid)])
+            for guard in self.guards
+        }
+        self.store.annotate(
+            trial, {"state": state, "reason": failure.reason, "rounds": 0}, constraints={VALID: 1.0, **seen}
+        )
+        self.study.tell(trial, [min(value, 0.0) for value in worst])
+        kind: EventKind = "refused" if state == "refused" else "trial"
+        self._tell(
+            kind, f"trial {trial.number}: {state}: {failure.reason}",
+            {"trial": trial.number, "state": state, "reason": failure.reason, "log_tail": failure.log_tail},
+        )  # fmt: skip
+
+    def _abandon(self, trial: optuna.Trial, error: BaseException) -> None:
+        """Leave no trial running when this process stops in the middle of one."""
+        import optuna
+
+        stored = self.study.get_trials(deepcopy=False)[trial.number]
+        if stored.state.is_finished():
+            return
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+        self.store.annotate(trial, {"state": "lost", "reason": reason})
+        self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+    def _report(
+        self,
+        number: int,
+        config: Mapping[str, Any],
+        gains: Sequence[float],
+        noise: Mapping[str, float],
+        constraints: Mapping[str, float],
+        rounds: int,
+    ) -> None:
+        objective = self.objectives[0]
+        half = INTERVAL_Z * math.sqrt(noise.get(objective.told, 0.0))
+        log = objective.sign * gains[0]
+        ratio, low, high = (math.exp(value) for value in (log, log - half, log + half))
+        broken = [name for name, excess in constraints.items() if excess > 0]
+        best = leader(self._views())
+        best_ratio = math.exp(objective.sign * best.gains[0]) if best is not None else 1.0
+        guard = f", breaks {', '.join(broken)}" if broken else ""
+        again = f", {rounds} rounds" if rounds > 1 else ""
+        self._tell(
+            "trial",
+            f"trial {number}: {ratio:.2f}x [{low:.2f}, {high:.2f}] {objective.told}{again}{guard}; best {best_ratio:.2f}x",
+            {
+                "trial": number, "state": "valid", "ratio": ratio, "low": low, "high": high, "rounds": rounds,
+                "broken_guards": broken, "best": best_ratio, "config": dict(config),
+            },
+        )  # fmt: skip
+
+    def _tell(self, kind: EventKind, text: str, data: Mapping[str, Any]) -> None:
+        left = None if self.budget.seconds is None else max(0.0, self.budget.seconds - self.elapsed_s)
+        done = len(self._counted()) if kind in ("trial", "refused") else None
+        self.tell_listener(
+            Event(kind, text, {**data, "elapsed_s": self.elapsed_s, "left_s": left, "trials_done": done})
+        )
+
+
+def _suggest(trial: optuna.Trial, name: str, distribution: Any) -> Any:
+    """Ask for one parameter through Optuna's public words."""
+    import optuna.distributions as known
+
+    if isinstance(distribution, known.IntDistribution):
+        return trial.suggest_int(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    if isinstance(distribution, known.FloatDistribution):
+        return trial.suggest_float(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    return trial.suggest_categorical(name, list(distribution.choices))

@@ -1,0 +1,161 @@
+"""One place that measures, retries, records and times out, for every role of a measurement."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+from mlsysopt.core.errors import InfrastructureError, MlsysoptError, PluginError, TargetError
+from mlsysopt.core.measure import conditions
+from mlsysopt.core.store import MeasurementRow, Store
+from mlsysopt.core.target import Config, Failure, Measurement, Metric, Outcome, Session, Target
+
+__all__ = ["Measurer", "Role"]
+
+Role = Literal["baseline", "trial", "canary", "verify"]
+
+MINIMUM_TIMEOUT_S = 10.0
+TIMEOUT_FACTOR = 8.0
+
+
+class Measurer:
+    """Measures configurations for one study in one process.
+
+    Every outcome becomes a row of the store before anybody looks at it. The machine's own faults
+    are retried once; a second one in a row stops the study, since the next trial would meet it too.
+
+    Args:
+        store: Where rows go.
+        study: Name of the study.
+        target: What is measured.
+        session: Open session of that target.
+        worker: Number of this process in the study.
+        machine: Key of this machine in the store.
+        exclusive: Slot that timing-sensitive work holds on this machine.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        study: str,
+        target: Target,
+        session: Session,
+        worker: int,
+        machine: str,
+        exclusive: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self._store, self._study, self._target, self._session = store, study, target, session
+        self._worker, self._machine = worker, machine
+        self._metrics: dict[str, Metric] = target.metrics()
+        self._exclusive = exclusive
+        self._default_wall_s = 0.0
+
+    def exclusive(self) -> AbstractContextManager[Any]:
+        """Hold this machine's timing slot over several measurements that belong together."""
+        return self._exclusive()
+
+    @property
+    def timeout_s(self) -> float:
+        """Seconds one run may take: 8 times the latest default's, at least 10."""
+        if self._default_wall_s == 0.0:
+            return math.inf
+        return max(MINIMUM_TIMEOUT_S, TIMEOUT_FACTOR * self._default_wall_s)
+
+    def take(self, config: Config, *, trial: int, role: Role, round: int, side: str, seed: int) -> Outcome:
+        """Measure one configuration once and record it.
+
+        Args:
+            config: Empty for the system's own default.
+            trial: Trial number; -1 where no trial is meant.
+            role: Why it is measured.
+            round: Repeat of this role.
+            side: `default` or a candidate's name.
+            seed: Seed of the run.
+
+        Raises:
+            InfrastructureError: the machine failed twice in a row.
+            PluginError: the target raised or broke its protocol.
+        """
+        for attempt in (1, 2):
+            outcome = self._once(config, seed)
+            self._record(outcome, config, seed, trial=trial, role=role, round=round, side=side)
+            if outcome.ok or outcome.kind != "infrastructure":
+                break
+            if attempt == 2:
+                raise InfrastructureError(f"{self._target.name} could not be measured, twice: {outcome.reason}")
+        if outcome.ok and not config:
+            self._default_wall_s = outcome.wall_s
+        return outcome
+
+    def _once(self, config: Config, seed: int) -> Outcome:
+        timeout = self.timeout_s
+        try:
+            outcome = self._session.measure(config, seed=seed, timeout_s=None if math.isinf(timeout) else timeout)
+        except MlsysoptError:
+            raise
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            raise PluginError(
+                f"target {self._target.name!r} raised in Session.measure instead of returning a Failure: "
+                f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
+            ) from error
+        return self._checked(outcome)
+
+    def _checked(self, outcome: Any) -> Outcome:
+        if isinstance(outcome, Failure):
+            return outcome
+        if not isinstance(outcome, Measurement):
+            raise TargetError(
+                f"target {self._target.name!r} returned {type(outcome).__name__} from Session.measure; "
+                "a Measurement or a Failure is needed"
+            )
+        unknown = sorted(set(outcome.metrics) - set(self._metrics))
+        if unknown:
+            raise TargetError(
+                f"target {self._target.name!r} reported {', '.join(unknown)}, which its metrics() do not declare"
+            )
+        broken = {name: value for name, value in outcome.metrics.items() if not math.isfinite(value)}
+        if broken:
+            named = ", ".join(f"{name} = {value}" for name, value in broken.items())
+            return Failure("degraded", f"not a number: {named}", outcome.log_tail, outcome.wall_s, outcome.cpu_s)
+        return outcome
+
+    def _record(
+        self, outcome: Outcome, config: Config, seed: int, *, trial: int, role: Role, round: int, side: str
+    ) -> None:
+        ok = isinstance(outcome, Measurement)
+        effective: Mapping[str, Any] = outcome.effective_config if isinstance(outcome, Measurement) else {}
+        now = conditions()
+        self._store.record(
+            MeasurementRow(
+                study=self._study,
+                trial=trial,
+                role=role,
+                round=round,
+                side=side,
+                config=dict(config),
+                effective=dict(effective),
+                metrics=dict(outcome.metrics) if isinstance(outcome, Measurement) else None,
+                failure_kind=None if ok else outcome.kind,
+                reason=None if ok else outcome.reason,
+                log_tail=outcome.log_tail,
+                seed=seed,
+                cpu_s=outcome.cpu_s,
+                wall_s=outcome.wall_s,
+                started_at=outcome.started_at if isinstance(outcome, Measurement) else time.time() - outcome.wall_s,
+                conditions={
+                    "load1": now.load1,
+                    "pressure_avg10": now.pressure_avg10,
+                    "steal_share": now.steal_share,
+                    "major_faults": now.major_faults,
+                    **({"extra": dict(outcome.extra)} if outcome.extra else {}),
+                },
+                machine=self._machine,
+                worker=self._worker,
+            )
+        )

@@ -1,0 +1,491 @@
+"""A study: target, space, guards, sampler and store; measured, searched and verified.
+
+A run measures the default, runs trials that are told as log ratios to the default run beside
+them, and verifies the best candidates in fresh interleaved rounds. What it reports is verified.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mlsysopt.core.errors import StudyError
+from mlsysopt.core.measure import is_quiet, machine
+from mlsysopt.core.processes import exclusive_slot, sweep_orphans
+from mlsysopt.core.seeds import seed_sequence
+from mlsysopt.core.space import Space
+from mlsysopt.core.store import Store, StudyInfo
+from mlsysopt.core.study.budget import Budget
+from mlsysopt.core.study.events import Event, Listener
+from mlsysopt.core.study.guards import Guard, parse_guards
+from mlsysopt.core.study.loop import TrialLoop
+from mlsysopt.core.study.measuring import Measurer
+from mlsysopt.core.study.noise import typical
+from mlsysopt.core.study.objectives import Objective, parse_objectives
+from mlsysopt.core.study.pareto import front
+from mlsysopt.core.study.result import Candidate, Result, Status
+from mlsysopt.core.study.trials import TrialView, counts, leader, views
+from mlsysopt.core.study.verification import LOOKS, Verifier, ranked
+from mlsysopt.core.target import Limits, Purpose, Session, Target
+
+if TYPE_CHECKING:
+    import optuna
+
+    from mlsysopt.core.study.explanation import Explanation
+
+__all__ = ["Study", "stored_result"]
+
+log = logging.getLogger("mlsysopt.study")
+
+MOST_CANDIDATES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """What one run of a study holds open."""
+
+    store: Store
+    optuna: optuna.Study
+    worker: int
+    clock: Literal["wall", "cpu"]
+    objectives: tuple[Objective, ...]
+
+
+class Study:
+    """One search over one target.
+
+    Args:
+        target: What is tuned.
+        maximize: Metric, or several, to make larger.
+        minimize: Metric, or several, to make smaller.
+        guard: Metric -> limit (`"<= 1.1x"`, `"<= 256MiB"`, `"off"`), over the target's own guards.
+        sampler: Name of a registered sampler, or any Optuna sampler.
+        store: Path of a SQLite file, database URL, or None to keep everything in memory.
+        name: Name of the study in the store; None means the target's name.
+        seed: Seed of every random stream.
+        limits: What a child of the target may use.
+        clock: "auto" tells samplers wall ratios on a quiet machine and CPU ratios otherwise.
+        recipe: JSON from which the command line can build the target again on resume.
+        on_event: Called with every `Event`.
+
+    Raises:
+        StudyError: unknown metric, guard or sampler.
+
+    References:
+        Alabed, Yoneki, High-Dimensional Bayesian Optimization with Multi-Task Learning for
+        RocksDB, EuroMLSys 2021, for the tuning loop; canaries, racing and verification are ours.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        maximize: str | Sequence[str] | None = None,
+        minimize: str | Sequence[str] | None = None,
+        guard: Mapping[str, str | None] | Iterable[str] | None = None,
+        sampler: Any = "auto",
+        store: str | Path | None = None,
+        name: str | None = None,
+        seed: int = 0,
+        limits: Limits | None = None,
+        clock: Literal["auto", "wall", "cpu"] = "auto",
+        recipe: Mapping[str, Any] | None = None,
+        on_event: Listener | None = None,
+    ) -> None:
+        self.target = target
+        self.space: Space = target.space()
+        self.name = name or target.name
+        self.seed = int(seed)
+        self.sampler = sampler
+        self.guards: tuple[Guard, ...] = parse_guards(guard, target.guards, target.metrics())
+        self._maximize, self._minimize, self._clock = maximize, minimize, clock
+        parse_objectives(maximize, minimize, target.metrics(), clock="wall")
+        if isinstance(sampler, str) and sampler != "auto":
+            from mlsysopt.core.search import registry
+
+            registry.check(sampler)
+        self._where = store
+        self._memory: Store | None = None
+        self._limits = limits or Limits()
+        self._recipe = dict(recipe) if recipe is not None else None
+        self._listener = on_event
+
+    # --- opening ---------------------------------------------------------------------------------
+
+    def identity(self) -> dict[str, Any]:
+        """Return what two studies must share to share a store entry."""
+        asked = parse_objectives(self._maximize, self._minimize, self.target.metrics(), clock="wall")
+        return {
+            "target": {"name": self.target.name, **self.target.fingerprint()},
+            "space": self.space.identity(),
+            "objectives": [f"{objective.better} {objective.metric}" for objective in asked],
+        }
+
+    def open_store(self) -> Store:
+        """Open the store; one that lives in memory lives as long as this object."""
+        if self._where is not None:
+            return Store.open(self._where)
+        if self._memory is None:
+            self._memory = Store.open(None)
+        return self._memory
+
+    def _enter(self, stack: ExitStack) -> _Open:
+        store = self.open_store()
+        if self._where is not None:
+            stack.enter_context(store)
+        several = len(self.identity()["objectives"])
+        with _optuna_quiet():
+            study = store.study(self.name, identity=self.identity(), directions=["maximize"] * several)
+        worker = store.register_worker(self.name)
+        clock = self._fixed_clock(study)
+        objectives = parse_objectives(self._maximize, self._minimize, self.target.metrics(), clock=clock)
+        with _optuna_quiet():
+            study.set_metric_names([f"ln {objective.told} gain" for objective in objectives])
+        study.sampler = self._sampler(worker, len(study.get_trials(deepcopy=False)))
+        return _Open(store, study, worker, clock, objectives)
+
+    def _fixed_clock(self, study: optuna.Study) -> Literal["wall", "cpu"]:
+        """Choose the clock once per study, before its first trial."""
+        kept = study.user_attrs.get("clock")
+        if kept in ("wall", "cpu"):
+            return kept
+        clock: Literal["wall", "cpu"] = self._clock if self._clock != "auto" else ("wall" if is_quiet() else "cpu")
+        study.set_user_attr("clock", clock)
+        study.set_user_attr("seed", self.seed)
+        study.set_user_attr("sampler", self.sampler if isinstance(self.sampler, str) else str(self.sampler))
+        study.set_user_attr("guards", [guard.text() for guard in self.guards])
+        study.set_user_attr("space", self.space.to_json())
+        if self._recipe is not None:
+            study.set_user_attr("recipe", self._recipe)
+        return clock
+
+    def _sampler(self, worker: int, trials: int) -> optuna.samplers.BaseSampler:
+        from mlsysopt.core.search import SpaceSampler, registry
+
+        entropy = seed_sequence(self.seed, worker, trials, "sampler")
+        number = int(entropy.generate_state(1)[0])
+        if isinstance(self.sampler, str):
+            knowledge = getattr(self.target, "subgoals", None)
+            return registry.sampler(self.sampler, space=self.space, seed=number, knowledge=knowledge)
+        return SpaceSampler(self.sampler, self.space, seed=number)
+
+    # --- running ---------------------------------------------------------------------------------
+
+    def run(self, budget: Budget | int | float | str = 20, *, verify: bool = True) -> Result:
+        """Search within a budget, then verify; the same call again goes on where it stopped.
+
+        Args:
+            budget: Trials in all, the default included (`20`), or time (`"4min"`).
+            verify: Whether to verify the best candidates at the end.
+
+        Returns:
+            The verified result. Ctrl-C ends the search cleanly with status `interrupted`.
+
+        Raises:
+            StudyError: the budget is too small for one trial and its verification.
+            TargetError: the default itself fails three times in a row.
+            InfrastructureError: the machine failed twice in a row.
+        """
+        plan = Budget.parse(budget)
+        with ExitStack() as stack:
+            for what in sweep_orphans():
+                self._note(f"swept what a dead run left behind: {what}")
+            opened = self._enter(stack)
+            trials = self._trials(opened.optuna)
+            spent = self._spent(opened)
+            self._say_started(opened, plan, trials)
+            try:
+                with self._measurer(opened, "search") as measurer:
+                    loop = self._loop(opened, plan, measurer, spent)
+                    loop.run()
+                left = None if plan.seconds is None else max(plan.seconds - loop.elapsed_s, loop.run_s * 12)
+                result = self._verify(opened, None, left) if verify else self._result(opened, "unverified", [])
+            except KeyboardInterrupt:
+                result = self._result(opened, "interrupted", [])
+            self._keep(opened, result)
+        return self._finished(result)
+
+    def verify(self, *, top: int = 1, rounds: int | None = None) -> Result:
+        """Verify the best candidates of a study that has trials.
+
+        Args:
+            top: How many are verified together, corrected by Holm; 1 tests them in order.
+            rounds: Largest number of rounds; None means up to 20, stopping when decided.
+
+        Raises:
+            StudyError: the study has no trials, or fewer than 6 rounds are asked for.
+        """
+        if rounds is not None and rounds < LOOKS[0]:
+            raise StudyError(f"{rounds} rounds cannot prove anything at 95 %: at least {LOOKS[0]} are needed")
+        with ExitStack() as stack:
+            opened = self._enter(stack)
+            if not self._trials(opened.optuna):
+                raise StudyError(f"study {self.name!r} has no trials yet; run it first")
+            try:
+                result = self._verify(opened, rounds, None, top=top)
+            except KeyboardInterrupt:
+                result = self._result(opened, "interrupted", [])
+            self._keep(opened, result)
+        return self._finished(result)
+
+    def _loop(self, opened: _Open, plan: Budget, measurer: Measurer, spent: float) -> TrialLoop:
+        return TrialLoop(
+            study=opened.optuna,
+            store=opened.store,
+            target=self.target,
+            space=self.space,
+            measurer=measurer,
+            objectives=opened.objectives,
+            guards=self.guards,
+            budget=plan,
+            seed=self.seed,
+            worker=opened.worker,
+            machine=opened.store.machine_key,
+            tell_listener=self._emit,
+            spent_s=spent,
+        )
+
+    def _measurer(self, opened: _Open, purpose: Purpose) -> AbstractContextManager[Measurer]:
+        return _MeasurerContext(self, opened, purpose)
+
+    def _verify(self, opened: _Open, rounds: int | None, seconds: float | None, *, top: int = 1) -> Result:
+        trials = self._trials(opened.optuna)
+        if len(opened.objectives) > 1:
+            candidates = front(trials)[:MOST_CANDIDATES]
+            top = len(candidates)
+        else:
+            candidates = ranked(trials, opened.objectives[0])[: max(top, MOST_CANDIDATES)]
+        if not candidates:
+            return self._result(opened, "not proven", [], "no trial was better than the default within its guards")
+        looks = LOOKS if rounds is None else tuple(n for n in LOOKS if n < rounds) + (rounds,)
+        with self._measurer(opened, "verify") as measurer:
+            verifier = Verifier(
+                target=self.target,
+                space=self.space,
+                measurer=measurer,
+                objectives=opened.objectives,
+                guards=self.guards,
+                seed=self._verify_seed(opened),
+                machine=opened.store.machine_key,
+                tell_listener=self._emit,
+                both_clocks=is_quiet(),
+                looks=looks,
+                max_seconds=seconds,
+            )
+            done = verifier.together(candidates[:top]) if top > 1 else verifier.in_order(candidates)
+        proven = [candidate for candidate in done if candidate.verdict == "proven"]
+        if proven:
+            return self._result(opened, "proven", done, winner=proven[0])
+        return self._result(opened, "not proven", done, "; ".join(_why(candidate) for candidate in done))
+
+    def _verify_seed(self, opened: _Open) -> int:
+        """Return a seed that no trial and no earlier verification of this study has used."""
+        rows = len(opened.store.measurements(self.name, role="verify"))
+        return int(seed_sequence(self.seed, opened.worker, rows, "verify").generate_state(1)[0])
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def trials(self) -> list[TrialView]:
+        """Return every trial of the study so far."""
+        with ExitStack() as stack:
+            store = self.open_store()
+            if self._where is not None:
+                stack.enter_context(store)
+            study = store.study(
+                self.name,
+                identity=self.identity(),
+                directions=["maximize"] * len(self.identity()["objectives"]),
+                load_only=True,
+            )
+            return self._trials(study)
+
+    def write(self, result: Result, path: str | Path) -> Path:
+        """Write the verified configuration in the form that the system reads; the default if none is proven."""
+        destination = Path(path)
+        self.target.export(result.config, destination)
+        return destination
+
+    def explain(self, result: Result | None = None) -> Explanation:
+        """Say which knobs moved which metric, from the stored trials.
+
+        Args:
+            result: What was verified; None takes the study's last result.
+
+        Raises:
+            StudyError: the study has no result yet.
+        """
+        from mlsysopt.core.study.explanation import explain
+
+        known = result or self._last_result()
+        return explain(known, self.trials(), self.space, self.target.metrics(), seed=self.seed)
+
+    def report(self, result: Result | None, folder: str | Path, *, command: str = "") -> Path:
+        """Write the report folder of a result and return its `index.html`."""
+        from mlsysopt.core.study.reporting import write_report
+
+        known = result or self._last_result()
+        with self.open_store() if self._where is not None else nullcontext(self.open_store()) as store:
+            rows = store.measurements(self.name)
+        return write_report(known, self, self.trials(), rows, Path(folder), command=command)
+
+    def _last_result(self) -> Result:
+        with ExitStack() as stack:
+            store = self.open_store()
+            if self._where is not None:
+                stack.enter_context(store)
+            result = stored_result(store, store.find(self.name))
+        if result is None:
+            raise StudyError(f"study {self.name!r} has no result yet; run it to its end first")
+        return replace(result, study=self)
+
+    def _trials(self, study: optuna.Study) -> list[TrialView]:
+        return views(study.get_trials(deepcopy=False))
+
+    def _spent(self, opened: _Open) -> float:
+        """Seconds that earlier runs on this machine took; a time budget goes on from there."""
+        rows = opened.store.measurements(self.name)
+        return sum(row.wall_s for row in rows if row.machine == opened.store.machine_key and row.role != "verify")
+
+    def _result(
+        self,
+        opened: _Open,
+        status: Status,
+        candidates: Sequence[Candidate],
+        reason: str = "",
+        *,
+        winner: Candidate | None = None,
+    ) -> Result:
+        trials = self._trials(opened.optuna)
+        rows = opened.store.measurements(self.name, role="baseline")
+        several = len(opened.objectives) > 1
+        return Result(
+            status=status,
+            reason=reason or _default_reason(status, trials),
+            objectives=tuple(objective.told for objective in opened.objectives),
+            winner=winner,
+            candidates=tuple(candidates),
+            counts=counts(trials),
+            baseline=typical([row.metrics for row in rows if row.metrics is not None]),
+            setting={
+                "study": self.name,
+                "store": opened.store.url,
+                "target": self.target.name,
+                "fingerprint": self.target.fingerprint(),
+                "sampler": self.sampler if isinstance(self.sampler, str) else str(self.sampler),
+                "seed": self.seed,
+                "clock": opened.clock,
+                "guards": [guard.text() for guard in self.guards],
+                "machine": machine().text(),
+            },
+            study=self,
+            pareto=tuple(
+                {"trial": view.number, "config": dict(view.config), "gains": list(view.gains)}
+                for view in (front(trials) if several else ())
+            ),
+        )
+
+    def _keep(self, opened: _Open, result: Result) -> None:
+        opened.optuna.set_user_attr("result", result.to_json())
+
+    def _finished(self, result: Result) -> Result:
+        self._emit(Event("finished", result.text(), {"result": result.to_json()}))
+        return result
+
+    # --- telling ---------------------------------------------------------------------------------
+
+    def _say_started(self, opened: _Open, plan: Budget, trials: Sequence[TrialView]) -> None:
+        so_far = f", resumed after {len(trials)} trials" if trials else ""
+        metrics = ", ".join(f"{o.better} {o.told}" for o in opened.objectives)
+        self._emit(
+            Event(
+                "started",
+                f"tuning {self.target.name}: {metrics}, {len(self.space)} knobs, budget {plan.text()}, "
+                f"{opened.clock} clock{so_far}",
+                {
+                    "target": self.target.name,
+                    "knobs": list(self.space.names),
+                    "budget_trials": plan.trials,
+                    "budget_s": plan.seconds,
+                    "clock": opened.clock,
+                    "worker": opened.worker,
+                    "trials": len(trials),
+                    "objectives": [objective.told for objective in opened.objectives],
+                },
+            )
+        )
+
+    def _note(self, text: str) -> None:
+        self._emit(Event("note", text))
+
+    def _emit(self, event: Event) -> None:
+        log.info("%s", event.text)
+        if self._listener is not None:
+            self._listener(event)
+
+
+class _MeasurerContext(AbstractContextManager[Measurer]):
+    """Opens the target's session and the measurer on it."""
+
+    def __init__(self, study: Study, opened: _Open, purpose: Purpose) -> None:
+        self._study, self._opened, self._purpose = study, opened, purpose
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Measurer:
+        study, opened = self._study, self._opened
+        session: Session = self._stack.enter_context(study.target.session(study._limits, purpose=self._purpose))
+        slot: Callable[[], AbstractContextManager[Any]] = exclusive_slot
+        return Measurer(
+            store=opened.store,
+            study=study.name,
+            target=study.target,
+            session=session,
+            worker=opened.worker,
+            machine=opened.store.machine_key,
+            exclusive=slot,
+        )
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.close()
+
+
+@contextmanager
+def _optuna_quiet() -> Generator[None]:
+    """Keep Optuna from announcing a new study, and from warning of what we use knowingly."""
+    import optuna
+
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def _why(candidate: Candidate) -> str:
+    return f"trial {candidate.trial} {candidate.verdict} ({candidate.reason})"
+
+
+def _default_reason(status: Status, trials: Sequence[TrialView]) -> str:
+    best = leader(trials)
+    if status == "proven":
+        return "verified against the default in fresh rounds"
+    seen = f"; best seen so far is trial {best.number}, unverified" if best is not None and not best.is_default else ""
+    if status == "interrupted":
+        return f"stopped by the user{seen}"
+    return f"not verified{seen}"
+
+
+def stored_result(store: Store, info: StudyInfo) -> Result | None:
+    """Return the last result that a study of a store ended with, None if it has none."""
+    import optuna
+
+    loaded = optuna.load_study(study_name=info.name, storage=store.optuna)
+    kept = loaded.user_attrs.get("result")
+    return Result.from_json(kept) if kept else None

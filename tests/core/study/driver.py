@@ -1,0 +1,29 @@
+"""A whole study as a program of its own, so that a test can kill it: `python driver.py STORE SEED TRIALS`."""
+
+from __future__ import annotations
+
+import sys
+
+from mlsysopt.core.study import Event, Study
+from mlsysopt.testing.planted import Planted
+
+
+def main() -> int:
+    store, seed, trials = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    study = Study(
+        Planted(pause_s=0.02),
+        maximize="throughput",
+        sampler="random",
+        store=store,
+        seed=seed,
+        on_event=_say,
+    )
+    return study.run(trials).exit_code
+
+
+def _say(event: Event) -> None:
+    print(event.kind, event.data.get("trial", ""), flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
