@@ -1,0 +1,281 @@
+"""Record real trials of one workload as a table that samplers can be replayed on.
+
+    python -m bench.tune_rocksdb_record --workload mixgraph --out tests/tables/rocksdb-mixgraph.json.gz
+
+Half of the trials are scrambled-Sobol points of the valid space; the other half come from several
+tuners, in runs of 25 that start from ten of the Sobol points: random search, Optuna's TPE and Optuna's
+GP sampler, each with and without the guards in its objective, so that the table is dense where tuners go.
+A default canary runs before every fourth trial, with the same seed as the four trials that follow it.
+
+Every finished trial is one line of `<out>.jsonl`; the same command goes on after a kill, which costs
+the trial it hit. At the end the lines become the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Before torch is imported: a sampler's threads would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+BLOCK = 4  # trials per canary
+RUN = 25  # trials of one run of one tuner
+STARTS = 10  # Sobol points that such a run starts from
+TUNERS = ("random", "tpe", "gp")
+MOST_BYTES = 400_000
+
+
+def main(arguments: list[str] | None = None) -> int:
+    from mlsysopt.core.errors import MissingProgram
+    from mlsysopt.core.processes import sweep_orphans
+    from mlsysopt.core.target import Limits
+    from mlsysopt.operate.tune.rocksdb.target import db_bench
+
+    options = _parser().parse_args(arguments)
+    sweep_orphans()
+    try:
+        target = db_bench(options.workload, knobs=options.knobs, memory=options.memory)
+    except MissingProgram as missing:
+        print(f"tune_rocksdb_record: {missing}; nothing was recorded", file=sys.stderr)
+        return 3
+    lines = options.out.with_name(options.out.name.removesuffix(".json.gz") + ".jsonl")
+    header = {
+        "fingerprint": target.fingerprint(),
+        "knobs": options.knobs,
+        "seed": options.seed,
+        "trials": options.trials,
+        "command": f"python -m bench.tune_rocksdb_record --workload {options.workload} --knobs {options.knobs} "
+        f"--memory {options.memory} --trials {options.trials} --seed {options.seed} --out {options.out}",
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    rows = _resumed(lines, header)
+    with lines.open("a") as log, target.session(Limits(timeout_s=120), purpose="search") as session:
+        if not rows and not lines.stat().st_size:
+            log.write(json.dumps(header) + "\n")
+            log.flush()
+        proposals = Proposals(target, options.seed, options.trials, rows)
+        for row in _measured(session, proposals, rows, options):
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+            rows.append(row)
+    size = _write_table(options.out, header, target, rows)
+    failed = [row["failure"]["kind"] for row in rows if row["failure"]]
+    print(f"{options.out}: {len(rows)} rows, {len(failed)} failures {sorted(set(failed))}, {size} bytes")
+    return 0 if size <= MOST_BYTES else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.tune_rocksdb_record", description=__doc__)
+    parser.add_argument("--workload", default="mixgraph")
+    parser.add_argument("--trials", type=int, default=300)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--knobs", default="paper10")
+    parser.add_argument("--memory", default="256MiB")
+    parser.add_argument("--seed", type=int, default=1)
+    return parser
+
+
+def _measured(session: Any, proposals: Proposals, rows: list[dict], options: argparse.Namespace) -> Iterator[dict]:
+    """Yield one row per run that is still missing, canaries among them."""
+    from mlsysopt.core.measure import conditions
+    from mlsysopt.core.seeds import integer_seed
+
+    done = {(row["role"], row["number"]) for row in rows}
+    for number in range(options.trials):
+        block, place = divmod(number, BLOCK)
+        seed = integer_seed(options.seed, role="record", round=block)
+        canary = next((row for row in reversed(rows) if row["role"] == "canary" and row["number"] == block), None)
+        wanted = [("canary", block)] if place == 0 else []
+        for role, index in [*wanted, ("trial", number)]:
+            if (role, index) in done:
+                continue
+            source, config = ("default", {}) if role == "canary" else proposals.propose(number)
+            timeout_s = max(10.0, 8 * canary["wall_s"]) if canary else 120.0
+            before = conditions()
+            outcome = session.measure(config, seed=seed, timeout_s=timeout_s)
+            row = _row(role, index, source, config, seed, outcome, before)
+            if role == "canary":
+                if not outcome.ok:
+                    raise SystemExit(f"the default itself fails: {outcome.reason}\n{outcome.log_tail}")
+                canary = row
+            _say(row, canary, options.trials)
+            yield row
+            if role == "trial":
+                proposals.tell(row)
+
+
+def _row(role: str, number: int, source: str, config: dict, seed: int, outcome: Any, conditions: Any) -> dict:
+    metrics = {name: float(f"{value:.6g}") for name, value in outcome.metrics.items()} if outcome.ok else None
+    return {
+        "role": role,
+        "number": number,
+        "source": source,
+        "config": config,
+        "effective": dict(outcome.effective_config) if outcome.ok else None,
+        "metrics": metrics,
+        "failure": None if outcome.ok else {"kind": outcome.kind, "reason": outcome.reason[:200]},
+        "seed": seed,
+        "wall_s": round(outcome.wall_s, 3),
+        "cpu_s": round(outcome.cpu_s, 3),
+        "open_cpu_share": round(outcome.extra["open_cpu_share"], 4) if outcome.ok else None,
+        "pressure": conditions.pressure_avg10,
+        "at": round(time.time()),
+    }
+
+
+def _say(row: dict, canary: dict | None, trials: int) -> None:
+    if row["metrics"] is None:
+        text = f"{row['failure']['kind']}: {row['failure']['reason']}"
+    else:
+        ratio = row["metrics"]["throughput_cpu"] / canary["metrics"]["throughput_cpu"] if canary else math.nan
+        text = f"{row['metrics']['throughput']:9.0f} ops/s  {ratio:5.2f}x cpu  open {row['open_cpu_share']:.1%}"
+    print(f"{row['role']:6} {row['number']:4}/{trials}  {row['source']:12} {row['wall_s']:6.1f} s  {text}", flush=True)
+
+
+class Proposals:
+    """Who proposes which trial: even numbers are Sobol points, odd ones go round the tuners."""
+
+    def __init__(self, target: Any, seed: int, trials: int, rows: list[dict]) -> None:
+        from mlsysopt.core.study.guards import parse_guards
+
+        self.space = target.space()
+        self.seed = seed
+        self.sobol = self.space.sobol((trials + 1) // 2, seed)
+        self.guards = parse_guards(None, target.guards, target.metrics())
+        self.canaries = {row["number"]: row for row in rows if row["role"] == "canary"}
+        self.rows = rows
+        self.studies: dict[tuple[str, int], Any] = {}
+
+    def propose(self, number: int) -> tuple[str, dict]:
+        if number % 2 == 0:
+            return "sobol", self.sobol[number // 2]
+        turn = number // 2
+        tuner, own = TUNERS[turn % len(TUNERS)], turn // len(TUNERS)
+        run = own // RUN
+        study = self.studies.get((tuner, run)) or self._study(tuner, run)
+        return f"{tuner}-{run}", self._ask(study)
+
+    def _ask(self, study: Any) -> dict:
+        """Ask a few times for a valid point, else take the nearest valid one."""
+        import optuna
+
+        config: dict = {}
+        for _ in range(8):
+            trial = study.ask(self.space.distributions())
+            config = self.space.from_params(trial.params)
+            # What is told is the measured point, which may be a repaired one: see `tell`.
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            if not self.space.violations(config):
+                return config
+        return self.space.repair(config)
+
+    def tell(self, row: dict) -> None:
+        for (tuner, run), study in self.studies.items():
+            if row["source"] == f"{tuner}-{run}":
+                self._add(study, row)
+
+    def _add(self, study: Any, row: dict) -> None:
+        import optuna
+
+        value = self._value(row, guarded=study.user_attrs["guarded"])
+        if value is not None:
+            params, distributions = self.space.to_params(row["config"]), self.space.distributions()
+            study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=value))
+
+    def _study(self, tuner: str, run: int) -> Any:
+        """Make the study of one run; what it saw before a kill is told to it again."""
+        import optuna
+
+        from mlsysopt.core.seeds import integer_seed
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        source = f"{tuner}-{run}"
+        own = [row for row in self.rows if row["source"] == source]
+        turn = TUNERS.index(tuner) + len(TUNERS) * run
+        starts = [row for row in self.rows if row["source"] == "sobol"]
+        starts = starts[-STARTS:] if not own else [row for row in starts if row["number"] < own[0]["number"]][-STARTS:]
+        seed = integer_seed(self.seed, role=f"record-{tuner}", round=run, trials=len(own))
+        bases = {
+            "random": lambda: optuna.samplers.RandomSampler(seed=seed),
+            "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=1),
+            "gp": lambda: optuna.samplers.GPSampler(seed=seed, n_startup_trials=1, deterministic_objective=False),
+        }
+        study = optuna.create_study(direction="maximize", sampler=bases[tuner](), study_name=source)
+        # Every second run sees the guards as a penalty.
+        study.set_user_attr("guarded", turn % 2 == 1)
+        for row in [*starts, *own]:
+            self._add(study, row)
+        self.studies[tuner, run] = study
+        return study
+
+    def _value(self, row: dict, *, guarded: bool) -> float | None:
+        """Return the log ratio to the block's canary, less what the guards are broken by."""
+        canary = next(c for c in self.rows if c["role"] == "canary" and c["number"] == row["number"] // BLOCK)
+        if row["metrics"] is None:
+            return None if row["failure"]["kind"] in ("infrastructure", "lost") else -2.0
+        value = math.log(row["metrics"]["throughput_cpu"] / canary["metrics"]["throughput_cpu"])
+        if guarded:
+            measured = [guard for guard in self.guards if guard.metric in row["metrics"]]
+            broken = [g.violation(row["metrics"][g.metric], canary["metrics"][g.metric]) for g in measured]
+            value -= sum(max(0.0, amount) for amount in broken)
+        return value
+
+
+def _resumed(lines: Path, header: dict) -> list[dict]:
+    """Read what an earlier run of the same command left; a half-written last line is dropped."""
+    if not lines.exists() or not lines.stat().st_size:
+        return []
+    whole = [line for line in lines.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    if not whole or json.loads(whole[0]) != json.loads(json.dumps(header)):
+        raise SystemExit(f"{lines} belongs to another recording; remove it or give another --out")
+    lines.write_text("".join(whole))
+    return [json.loads(line) for line in whole[1:]]
+
+
+def _write_table(out: Path, header: dict, target: Any, rows: list[dict]) -> int:
+    """Write rows as columns: names once, numbers after."""
+    from mlsysopt.core.measure import machine
+    from mlsysopt.core.places import artefact_header
+
+    knobs = list(target.space().names)
+    metrics = [name for name, metric in target.metrics().items() if metric.kind != "static"]
+    table = {
+        **artefact_header("rocksdb-table", 1),
+        **header,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": machine().as_dict(),
+        "space": target.space().to_json(),
+        "guards": target.guards,
+        "subgoals": target.subgoals,
+        "columns": {
+            "role": [row["role"] for row in rows],
+            "number": [row["number"] for row in rows],
+            "source": [row["source"] for row in rows],
+            "seed": [row["seed"] for row in rows],
+            "wall_s": [row["wall_s"] for row in rows],
+            "cpu_s": [row["cpu_s"] for row in rows],
+            "open_cpu_share": [row["open_cpu_share"] for row in rows],
+            "pressure": [row["pressure"] for row in rows],
+            "at": [row["at"] for row in rows],
+            "failure": [row["failure"] for row in rows],
+        },
+        "config": {name: [row["config"].get(name) for row in rows] for name in knobs},
+        "effective": {name: [(row["effective"] or {}).get(name) for row in rows] for name in knobs},
+        "metrics": {name: [(row["metrics"] or {}).get(name) for row in rows] for name in metrics},
+        "static": {"memory_bytes": [target.static(row["config"])["memory_bytes"] for row in rows]},
+    }
+    packed = gzip.compress(json.dumps(table, separators=(",", ":")).encode(), 9, mtime=0)
+    out.write_bytes(packed)
+    return len(packed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
