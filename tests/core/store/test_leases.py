@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,14 +120,14 @@ def test_elsewhere_the_heartbeat_decides(path: Path) -> None:
 
 def test_another_container_is_not_judged_by_its_process_numbers() -> None:
     here = leases.this_process()
-    boot, _, _ = here.boot.partition("/")
-    there = leases.Owner(here.host, f"{boot}/pid:[1]", 2**22 + 1, 5)
-    assert not there.shares_machine(here) and here.shares_machine(here) and here.lives()
+    there = replace(here, namespace="pid:[1]", pid=2**22 + 1, ticks=5)
+    assert not here.sees(there) and not here.is_dead(there)
+    assert here.sees(here) and not here.is_dead(here)
 
 
 def test_a_reused_process_number_is_another_process() -> None:
     here = leases.this_process()
-    assert not leases.Owner(here.host, here.boot, here.pid, here.ticks - 1).lives()
+    assert here.is_dead(replace(here, ticks=here.ticks - 1))
 
 
 def test_a_closed_store_gives_up_its_trials(path: Path) -> None:

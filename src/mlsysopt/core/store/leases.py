@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 import threading
 import weakref
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
-from pathlib import Path
 
 import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from mlsysopt.core.errors import MlsysoptError
+from mlsysopt.core.processes.identity import Owner, this_process
 from mlsysopt.core.store import schema
 from mlsysopt.core.store.trial_rows import Pending, finish, save_pending, trials, upsert
 
@@ -51,61 +48,10 @@ log = logging.getLogger("mlsysopt.store")
 heartbeats: sa.Table = models.TrialHeartbeatModel.__table__
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """One process of one boot of one machine.
-
-    Attributes:
-        host: Name of the machine.
-        boot: Identity of the boot *and* of the process namespace, so that a container is never
-            asked about the processes of another one; "" where the system does not tell.
-        pid: Process.
-        ticks: Its start time in clock ticks since boot: process numbers are used again.
-    """
-
-    host: str
-    boot: str
-    pid: int
-    ticks: int
-
-    def shares_machine(self, other: Owner) -> bool:
-        """Whether one of them can see whether the other lives."""
-        return bool(self.boot) and self.boot == other.boot and self.host == other.host
-
-    def lives(self) -> bool:
-        """Whether this process still runs; meaningful only where `shares_machine` holds."""
-        return start_ticks(self.pid) == self.ticks
-
-
-def start_ticks(pid: int) -> int | None:
-    """Return when a process started, None when it is gone or a zombie."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    # The name in parentheses may hold spaces and parentheses itself.
-    fields = text[text.rindex(")") + 2 :].split()
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
-def this_process() -> Owner:
-    """Return the owner that this process is; asked anew each time, since a fork is another one."""
-    pid = os.getpid()
-    return Owner(socket.gethostname(), _boot(), pid, start_ticks(pid) or 0)
-
-
-@cache
-def _boot() -> str:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
 def take(connection: sa.Connection, trial_id: int, owner: Owner) -> None:
     """Write who runs a trial, with its first heartbeat."""
-    row = {"trial_id": trial_id, "host": owner.host, "boot": owner.boot, "pid": owner.pid, "ticks": owner.ticks}
+    boot = f"{owner.boot}/{owner.namespace}"
+    row = {"trial_id": trial_id, "host": owner.host, "boot": boot, "pid": owner.pid, "ticks": owner.ticks}
     upsert(connection, schema.lease, ("trial_id",), [row])
     if not beat(connection, [trial_id]):
         connection.execute(heartbeats.insert().values(trial_id=trial_id))
@@ -161,11 +107,12 @@ def lost_trials(connection: sa.Connection, study_id: int, here: Owner, grace_s: 
     ).all()
     found: list[Lost] = []
     for row in rows:
-        owner = None if row.host is None else Owner(row.host, row.boot, row.pid, row.ticks)
-        if owner is not None and owner.shares_machine(here):
-            if not owner.lives():
-                end = "gave it up" if owner.ticks == RELEASED else "is gone"
-                found.append(Lost(row.trial_id, row.number, f"its process {owner.pid} {end}", row.heartbeat))
+        owner = None if row.host is None else Owner(row.host, *row.boot.partition("/")[::2], row.pid, row.ticks)
+        if owner is not None and here.is_dead(owner):
+            end = "gave it up" if owner.ticks == RELEASED else "is gone"
+            found.append(Lost(row.trial_id, row.number, f"its process {owner.pid} {end}", row.heartbeat))
+        elif owner is not None and here.sees(owner):
+            continue  # alive, however long it has been silent
         elif row.heartbeat is not None:
             silent = row.now.replace(tzinfo=None) - row.heartbeat
             if silent > timedelta(seconds=grace_s):
