@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         minutes = (time.monotonic() - began) / 60
         rows.append(_row(name, results[name], minutes))
         bench.round(sampler=name, minutes=round(minutes, 2), result=results[name].to_json())
-    bench.table(["sampler", "verified", "rounds wall", "rounds CPU", "p99 get", "write amp", "load/CPU", "trials", "min"], rows)
+    bench.table(
+        ["sampler", "verified", "rounds wall", "rounds CPU", "p99 get", "write amp", "load/CPU", "trials", "min"], rows
+    )
     _bars(bench, results["structured"], shares, quiet)
     first = results["structured"]
     bench.headline = str(first.verified["throughput"]) if "throughput" in first.verified else first.reason
@@ -74,7 +76,11 @@ def _run(target: object, sampler: str, seed: int) -> tuple[Result, list[float]]:
         result = study.run(TRIALS)
         with study.open_store() as store:
             rows = store.measurements(study.name)
-        shares = [row.conditions["extra"]["open_cpu_share"] for row in rows if "open_cpu_share" in row.conditions.get("extra", {})]
+        shares = [
+            row.conditions["extra"]["open_cpu_share"]
+            for row in rows
+            if "open_cpu_share" in row.conditions.get("extra", {})
+        ]
         return result, shares
 
 
@@ -111,7 +117,9 @@ def _bars(bench: Bench, result: Result, shares: Sequence[float], quiet: bool) ->
     wall, cpu = _rounds(result, "throughput"), _rounds(result, "throughput_cpu")
     p99, amp, load = (_rounds(result, metric) for metric in ("p99_get_us", "write_amp", "load_ops_cpu"))
     about = "quiet machine" if quiet else "the machine was not quiet: wall is shown, CPU decides"
-    bench.bar("tune-rocksdb.1a", _median(wall), ">=", 1.35, must=quiet, about=f"median wall ratio to the default; {about}")
+    bench.bar(
+        "tune-rocksdb.1a", _median(wall), ">=", 1.35, must=quiet, about=f"median wall ratio to the default; {about}"
+    )
     bench.bar("tune-rocksdb.1b", _median(cpu), ">=", 1.35, about="median ratio of operations per CPU second")
     bench.bar("tune-rocksdb.1c", _lower_quartile(wall if quiet else cpu), ">=", 1.2, about="lower quartile of rounds")
     bench.bar("tune-rocksdb.1d", _median(p99), "<=", 1.15, about="median p99 Get")
@@ -119,7 +127,13 @@ def _bars(bench: Bench, result: Result, shares: Sequence[float], quiet: bool) ->
     bench.bar("tune-rocksdb.1f", _median(load), ">=", 0.9, about="median load operations per CPU second")
     bench.bar("tune-rocksdb.1g", len(wall), ">=", 6, about="verification rounds")
     low = sum(share < 0.05 for share in shares) / len(shares) if shares else NEVER
-    bench.bar("tune-rocksdb.5", low, ">=", 0.95, about=f"share of {len(shares)} runs whose opening cost is below 5 % of the CPU")
+    bench.bar(
+        "tune-rocksdb.5",
+        low,
+        ">=",
+        0.95,
+        about=f"share of {len(shares)} runs whose opening cost is below 5 % of the CPU",
+    )
 
 
 def _median(values: Sequence[float]) -> float:

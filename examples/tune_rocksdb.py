@@ -14,8 +14,12 @@ from mlsysopt.operate import tune
 
 def main() -> None:
     logging.basicConfig(format="%(message)s")
-    target = tune.rocksdb(workload="mixgraph", engine="embedded", memory="256MiB", settings={"num": "20000", "reads": "10000"})
-    study = mo.Study(target, maximize="throughput", sampler="structured", seed=1, on_event=lambda event: print(event.text))
+    target = tune.rocksdb(
+        workload="mixgraph", engine="embedded", memory="256MiB", settings={"num": "20000", "reads": "10000"}
+    )
+    study = mo.Study(
+        target, maximize="throughput", sampler="structured", seed=1, on_event=lambda event: print(event.text)
+    )
     study.run(budget=4, verify=False)
     best = max((trial for trial in study.trials() if trial.feasible), key=lambda trial: trial.gains[0])
     print(f"best of {len(study.trials())} trials, unverified: {dict(best.config)}")

@@ -17,7 +17,9 @@ from mlsysopt.cli.options import GLOSSARY
 HEAVY = ("torch", "numpy", "optuna", "sklearn", "matplotlib", "ray", "rich", "pydantic", "sqlalchemy")
 
 
-def commands(group: click.Group | None = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def commands(
+    group: click.Group | None = None, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Yield every command of the tree with its words."""
     group = group or root.main
     context = click.Context(group)
@@ -60,7 +62,11 @@ def test_rooms_are_listed_by_area(capsys: pytest.CaptureFixture[str]) -> None:
     assert [shown.index(area) for area in ROOMS] == sorted(shown.index(area) for area in ROOMS)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["tune", "--help"], ["tune", "run", "--help"], ["doctor", "--help"], ["data", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["tune", "--help"], ["tune", "run", "--help"], ["doctor", "--help"], ["data", "--help"]],
+    ids=" ".join,
+)
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
     code = (
         "import sys, json\nfrom mlsysopt.cli.main import run\n"
@@ -87,7 +93,9 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )
-def test_what_cannot_be_meant_is_one_line_and_2(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_meant_is_one_line_and_2(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(words) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -106,7 +114,9 @@ def test_config_file_gives_defaults_and_a_flag_beats_it(tmp_path: object) -> Non
     path = Path(str(tmp_path)) / "tune.toml"
     path.write_text('budgett = "3"\n')
     done = subprocess.run(
-        [sys.executable, "-m", "mlsysopt", "tune", "run", "rocksdb", "--config", str(path)], capture_output=True, text=True
+        [sys.executable, "-m", "mlsysopt", "tune", "run", "rocksdb", "--config", str(path)],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
     assert "did you mean budget?" in done.stderr

@@ -32,9 +32,18 @@ def mlsysopt(installed: Path, tmp_path: Path):  # type: ignore[no-untyped-def]
     source = Path(__file__).parents[2] / "src"
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "PYTHONPATH": f"{source}{os.pathsep}{installed}", "XDG_STATE_HOME": str(tmp_path / "state")}
+        env = {
+            **os.environ,
+            "PYTHONPATH": f"{source}{os.pathsep}{installed}",
+            "XDG_STATE_HOME": str(tmp_path / "state"),
+        }
         return subprocess.run(
-            [sys.executable, "-m", "mlsysopt", *words], capture_output=True, text=True, env=env, cwd=tmp_path, timeout=100
+            [sys.executable, "-m", "mlsysopt", *words],
+            capture_output=True,
+            text=True,
+            env=env,
+            cwd=tmp_path,
+            timeout=100,
         )
 
     return run

@@ -35,7 +35,14 @@ def test_the_report_shows_the_verdict_and_asks_nothing_of_the_outside(
     index = study.report(None, tmp_path / "report", command="mlsysopt tune run planted")
     visit = browser.open(index, width=width)
     text = visit.page.inner_text("body")
-    for wanted in ("proven", "What to change", "What it costs elsewhere", "How it was found", "no answer within", "mlsysopt tune run planted"):
+    for wanted in (
+        "proven",
+        "What to change",
+        "What it costs elsewhere",
+        "How it was found",
+        "no answer within",
+        "mlsysopt tune run planted",
+    ):
         assert wanted in text
     assert visit.page.locator("svg").count() >= 3
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
@@ -80,5 +87,3 @@ def test_the_dashboard_answers_and_a_taken_port_is_one_line(store: Path) -> None
             [sys.executable, "-m", "mlsysopt", "dashboard", str(store), "--port", port], capture_output=True, text=True
         )
         assert done.returncode == 2 and f"port {port}" in done.stderr
-
-

@@ -26,9 +26,8 @@ def list_(as_json: bool) -> int:
     width = max(len(row.name) for row in rows)
     for row in rows:
         where = str(row.path) if row.path is not None else "not here: mlsysopt data get " + row.name
-        click.echo(
-            f"{row.name:<{width}}  {format_bytes(row.bytes):>9}  {row.licence}\n{'':<{width}}  {row.about}\n{'':<{width}}  {where}"
-        )
+        for line in (f"{format_bytes(row.bytes):>9}  {row.licence}", row.about, where):
+            click.echo(f"{row.name if line.endswith(row.licence) else '':<{width}}  {line}")
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ _SILENT_IN_PLAIN = ("asked", "canary", "finished")
 
 
 @contextmanager
-def listening() -> Iterator[Listener]:
+def listening() -> Generator[Listener]:
     """Yield a listener that shows events on standard error."""
     if sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb"):
         with _live() as listener:
@@ -40,7 +40,7 @@ def _clock(event: Event) -> str:
 
 
 @contextmanager
-def _live() -> Iterator[Listener]:
+def _live() -> Generator[Listener]:
     from rich.console import Console
     from rich.live import Live
     from rich.markup import escape

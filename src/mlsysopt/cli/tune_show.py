@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlsysopt.core.quantities import format_bytes, format_number
+from mlsysopt.core.space import Choice, Float, Int, Permutation
+from mlsysopt.core.space.shown import shown
 from mlsysopt.core.study import stored_result
 from mlsysopt.core.study.trials import counts, views
 
@@ -30,7 +31,7 @@ class Document:
 def describe_target(target: Target) -> Document:
     """Describe knobs with bounds and origins, constraints, metrics and guards."""
     space = target.space()
-    knobs = [[p.name, _range(p), _value(p.default, p.unit), _origin(p), p.about] for p in space]
+    knobs = [[p.name, _range(p), shown(p, p.default), _origin(p), p.about] for p in space]
     metrics = [[name, m.unit or "-", m.better, m.kind, m.about] for name, m in target.metrics().items()]
     parts = [
         f"{target.name}: "
@@ -107,23 +108,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _range(parameter: Parameter) -> str:
-    choices = getattr(parameter, "choices", None)
-    if choices is not None:
-        return " | ".join(str(choice) for choice in choices)
-    low, high = getattr(parameter, "low", None), getattr(parameter, "high", None)
-    if low is None or high is None:
-        return "true | false" if not hasattr(parameter, "n") else f"an order of {parameter.n}"  # type: ignore[union-attr]
-    text = f"{_value(low, parameter.unit)} .. {_value(high, parameter.unit)}"
-    special = "".join(f" or {value}" for value in parameter.special)
-    return text + (" log" if getattr(parameter, "log", False) else "") + special
+    if isinstance(parameter, Int | Float):
+        ends = f"{shown(parameter, parameter.low)} .. {shown(parameter, parameter.high)}"
+        special = "".join(f" or {value}" for value in parameter.special)
+        return ends + (" log" if parameter.log else "") + special
+    if isinstance(parameter, Choice):
+        return " | ".join(str(choice) for choice in parameter.choices)
+    return f"an order of {parameter.n}" if isinstance(parameter, Permutation) else "true | false"
 
 
 def _origin(parameter: Parameter) -> str:
     low, high = getattr(parameter, "low_origin", "declared"), getattr(parameter, "high_origin", "declared")
     return low if low == high else f"{low}, {high}"
-
-
-def _value(value: Any, unit: str) -> str:
-    if unit == "B" and isinstance(value, int) and value > 0:
-        return format_bytes(value)
-    return format_number(value) if isinstance(value, float) else str(value)

@@ -62,9 +62,7 @@ def blame(group: Group, name: str, hook: str, error: BaseException) -> PluginErr
     """Turn what a part raised into one line: name, distribution, hook, file and line."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return PluginError(
-        f"{name!r} from {origin(group, name)} failed in {hook}: {type(error).__name__}: {error}{where}"
-    )
+    return PluginError(f"{name!r} from {origin(group, name)} failed in {hook}: {type(error).__name__}: {error}{where}")
 
 
 def _find(group: Group, name: str) -> EntryPoint | None:

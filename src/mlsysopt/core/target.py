@@ -7,7 +7,7 @@ never an exception. An exception that leaves `Session.measure` is a defect of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -134,9 +134,7 @@ Outcome = Measurement | Failure
 class Session(Protocol):
     """Measures configurations one after another."""
 
-    def measure(
-        self, config: Config, *, seed: int, fidelity: float = 1.0, timeout_s: float | None = None
-    ) -> Outcome:
+    def measure(self, config: Config, *, seed: int, fidelity: float = 1.0, timeout_s: float | None = None) -> Outcome:
         """Run one configuration once.
 
         Args:
@@ -153,10 +151,20 @@ class Session(Protocol):
 class Target(Protocol):
     """Something with knobs that can be measured. Frozen: `with_space` returns a new one."""
 
-    name: str
-    references: list[Reference]
-    guards: dict[str, str]
-    """Default guards: metric -> `<= 1.1x` (of the default) or an absolute `<= 256MiB`."""
+    @property
+    def name(self) -> str:
+        """What the command line and the store call it."""
+        ...
+
+    @property
+    def references(self) -> Sequence[Reference]:
+        """Works that it stands on, printed by `mlsysopt cite`."""
+        ...
+
+    @property
+    def guards(self) -> Mapping[str, str]:
+        """Default guards: metric -> `<= 1.1x` (of the default) or an absolute `<= 256MiB`."""
+        ...
 
     def fingerprint(self) -> dict[str, Any]:
         """Engine, version, workload, budget: results of another one may not share a study."""

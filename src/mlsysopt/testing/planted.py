@@ -11,7 +11,7 @@ import json
 import math
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -84,16 +84,19 @@ class Planted:
         }
 
     def static(self, config: Config) -> dict[str, float]:
-        full = {**self._space.default(), **config}
-        return {"memory_bytes": float(int(full["buffer"]) * int(full["buffers"]) * 2**20)}
+        full = self._full(config)
+        return {"memory_bytes": float(full["buffer"] * full["buffers"] * 2**20)}
+
+    def _full(self, config: Config) -> dict[str, Any]:
+        return {**self._space.default(), **config}
 
     def truth(self, config: Config) -> dict[str, float]:
         """Return every metric without noise."""
-        full = {**self._space.default(), **config}
-        block, buffer, buffers = int(full["block"]), int(full["buffer"]), int(full["buffers"])
+        full = self._full(config)
+        block, buffer, buffers = full["block"], full["buffer"], full["buffers"]
         if not self.gain:
             block, buffer, buffers = 4, 64, 2
-        codec = {"none": 1.0, "fast": 0.9, "dense": 1.4}[str(full["codec"])] if self.gain else 0.9
+        codec = {"none": 1.0, "fast": 0.9, "dense": 1.4}[full["codec"]] if self.gain else 0.9
         get = codec * (6.0 + 4.0 * (math.log2(block) - 4.0) ** 2)
         write = 4.0 + 60.0 / math.sqrt(buffer * buffers)
         return {
@@ -104,7 +107,7 @@ class Planted:
         }
 
     @contextmanager
-    def session(self, limits: Limits, *, purpose: Purpose = "search") -> Iterator[PlantedSession]:
+    def session(self, limits: Limits, *, purpose: Purpose = "search") -> Generator[PlantedSession]:
         yield PlantedSession(self)
 
     def export(self, config: Config, path: Path) -> None:
@@ -117,17 +120,15 @@ class PlantedSession:
 
     target: Planted
 
-    def measure(
-        self, config: Config, *, seed: int, fidelity: float = 1.0, timeout_s: float | None = None
-    ) -> Outcome:
+    def measure(self, config: Config, *, seed: int, fidelity: float = 1.0, timeout_s: float | None = None) -> Outcome:
         if self.target.pause_s:
             time.sleep(self.target.pause_s)
         if self.target.broken_default and not config:
             return Failure("crashed", "the planted default crashes", "planted: abort")
-        full = {**self.target.space().default(), **config}
-        if int(full["block"]) == 64 and int(full["buffers"]) > 6:
+        full: dict[str, Any] = {**self.target.space().default(), **config}
+        if full["block"] == 64 and full["buffers"] > 6:
             return Failure("rejected", "block 64 does not start with more than 6 buffers", "planted: invalid argument")
-        if int(full["buffer"]) == 1 and full["codec"] == "dense":
+        if full["buffer"] == 1 and full["codec"] == "dense":
             return Failure("timeout", f"no answer within {timeout_s or 0:.0f} s", "planted: stalled")
         # Two configurations with one seed have noise of their own, as two runs of a machine have.
         entropy = zlib.crc32(json.dumps(dict(config), sort_keys=True, default=str).encode())

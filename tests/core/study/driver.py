@@ -22,7 +22,8 @@ def main() -> int:
 
 
 def _say(event: Event) -> None:
-    print(event.kind, event.data.get("trial", ""), flush=True)
+    sys.stdout.write(f"{event.kind} {event.data.get('trial', '')}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

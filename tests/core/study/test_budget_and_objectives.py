@@ -22,7 +22,9 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize(("given", "trials", "seconds"), [(20, 20, None), ("7", 7, None), ("90s", None, 90.0), ("4min", None, 240.0)])
+@pytest.mark.parametrize(
+    ("given", "trials", "seconds"), [(20, 20, None), ("7", 7, None), ("90s", None, 90.0), ("4min", None, 240.0)]
+)
 def test_budget_reads_trials_and_time(given: int | str, trials: int | None, seconds: float | None) -> None:
     assert Budget.parse(given) == Budget(trials, seconds)
 

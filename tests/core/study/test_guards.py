@@ -10,7 +10,11 @@ from mlsysopt.core.errors import StudyError
 from mlsysopt.core.study.guards import Guard, parse_guards
 from mlsysopt.core.target import Metric
 
-METRICS = {"p99_get_us": Metric("us", "lower"), "load_ops": Metric("1/s", "higher"), "memory_bytes": Metric("B", "lower")}
+METRICS = {
+    "p99_get_us": Metric("us", "lower"),
+    "load_ops": Metric("1/s", "higher"),
+    "memory_bytes": Metric("B", "lower"),
+}
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,9 @@ def test_killed_in_the_search(store: Path, moment: str) -> None:
     after = trials_of(store)
     for number, trial in before.items():
         assert after[number] == trial
-    assert [trial.state for trial in after].count("lost") == (1 if moment.startswith("asked") else 0) or moment == "trial 5"
+    assert [trial.state for trial in after].count("lost") == (
+        1 if moment.startswith("asked") else 0
+    ) or moment == "trial 5"
     assert sum(trial.state not in ("lost", "running") for trial in after) == 12
     assert not any(trial.state == "running" for trial in after)
     assert list(measured_twice(store)) == []

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -69,8 +70,16 @@ def test_values_told_are_log_ratios_to_the_canary_beside_them() -> None:
     for trial in one.trials():
         if not trial.valid or trial.is_default:
             continue
-        got = [row.metrics["throughput"] for row in rows if row.trial == trial.number and row.role == "trial" and row.metrics]
-        beside = [row.metrics["throughput"] for row in rows if row.trial == trial.number and row.role == "canary" and row.metrics]
+        got = [
+            row.metrics["throughput"]
+            for row in rows
+            if row.trial == trial.number and row.role == "trial" and row.metrics
+        ]
+        beside = [
+            row.metrics["throughput"]
+            for row in rows
+            if row.trial == trial.number and row.role == "canary" and row.metrics
+        ]
         expected = sum(math.log(a / b) for a, b in zip(got, beside, strict=True)) / len(got)
         assert trial.gains[0] == pytest.approx(expected)
 
@@ -185,7 +194,7 @@ class _Scripted:
 class Scripted(Planted):
     """A target whose candidates fail as scripted."""
 
-    script: list[Failure] = []
+    script: ClassVar[list[Failure]] = []
 
     def session(self, limits: Limits, *, purpose: str = "search"):  # type: ignore[no-untyped-def, override]
         from contextlib import nullcontext
@@ -195,7 +204,7 @@ class Scripted(Planted):
 
 def test_infrastructure_is_retried_once_and_not_blamed() -> None:
     class Once(Scripted):
-        script = [Failure("infrastructure", "port 1 is taken")]
+        script: ClassVar[list[Failure]] = [Failure("infrastructure", "port 1 is taken")]
 
     one = study(Once())
     one.run(4, verify=False)
@@ -204,7 +213,7 @@ def test_infrastructure_is_retried_once_and_not_blamed() -> None:
 
 def test_infrastructure_twice_stops_the_study_and_loses_nothing(tmp_path: Path) -> None:
     class Twice(Scripted):
-        script = [Failure("infrastructure", "disk full: 0 B free")] * 2
+        script: ClassVar[list[Failure]] = [Failure("infrastructure", "disk full: 0 B free")] * 2
 
     path = tmp_path / "tune.db"
     with pytest.raises(InfrastructureError, match=r"twice: disk full"):

@@ -65,7 +65,9 @@ def to_params(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
         parameter, value = space[name], full[name]
         match parameter:
             case Permutation():
-                params.update(zip(keys(parameter), positions(parameter, code(parameter, [value]))[0].tolist(), strict=True))
+                params.update(
+                    zip(keys(parameter), positions(parameter, code(parameter, [value]))[0].tolist(), strict=True)
+                )
             case Choice():
                 params[name] = _word(parameter, parameter.choices[_place(parameter, value)])
             case Bool():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import copy
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -82,6 +83,7 @@ class Expression:
         text: What was written, quantities included.
         origin: Who said it.
         names: The parameters it mentions.
+        tree: Its checked syntax tree; read it, never change it.
 
     >>> rule = Expression.parse("size * count <= 256MiB")
     >>> sorted(rule.names), rule.holds({"size": 2**20, "count": 300})
@@ -93,7 +95,7 @@ class Expression:
     text: str
     origin: Origin
     names: frozenset[str]
-    _tree: ast.expr = field(repr=False)
+    tree: ast.expr = field(repr=False)
     _spans: tuple[_Span, ...] = field(repr=False)
 
     @classmethod
@@ -108,9 +110,13 @@ class Expression:
             raise ExpressionError(f"expression {text!r}: it is empty; allowed are {_ALLOWED}")
         text = " ".join(text.split("\n")).strip()
         if len(text) > _LONGEST:
-            raise ExpressionError(f"expression {text[:40]!r}...: {len(text)} characters, at most {_LONGEST} are allowed")
+            raise ExpressionError(
+                f"expression {text[:40]!r}...: {len(text)} characters, at most {_LONGEST} are allowed"
+            )
         if "\\" in text or not text.isprintable():
             raise ExpressionError(f"expression {text!r}: backslashes and control characters are not allowed")
+        if "#" in re.sub(r"'[^']*'|\"[^\"]*\"", "", text):
+            raise ExpressionError(f"expression {text!r}: comments are not allowed; allowed are {_ALLOWED}")
         source, spans = _plain(text)
         reader = _Reader(text, source, spans)
         tree = reader.read()
@@ -139,7 +145,7 @@ class Expression:
             inf or nan, and a comparison with nan is false.
         """
         with np.errstate(all="ignore"):
-            return np.asarray(_value(self._tree, columns))
+            return np.asarray(_value(self.tree, columns))
 
     def holds(self, config: Mapping[str, Any]) -> bool:
         """Return whether one configuration meets it.
@@ -147,7 +153,7 @@ class Expression:
         Raises:
             ExpressionError: a parameter that it mentions is missing.
         """
-        return bool(_truth(self.evaluate(self._columns(config)))[0])
+        return bool(_truth(self.evaluate(self._columns(config))).all())
 
     def explain(self, config: Mapping[str, Any], *, unit: str = "") -> str:
         """Say what a configuration makes of it, with the numbers.
@@ -158,7 +164,7 @@ class Expression:
         """
         columns = self._columns(config)
         with np.errstate(all="ignore"):
-            pair = _failing(self._tree, columns)
+            pair = _failing(self.tree, columns)
             if pair is None:
                 values = ", ".join(f"{name} = {_plain_value(config[name])}" for name in sorted(self.names))
                 state = "true" if self.holds(config) else "false"
@@ -186,8 +192,8 @@ class Expression:
         Raises:
             ExpressionError: what is compared with what; or a plain number where a condition is needed.
         """
-        kind = _TypeCheck(self, choices).kind(self._tree)
-        if kind == "number" and not isinstance(self._tree, ast.Name):
+        kind = _TypeCheck(self, choices).kind(self.tree)
+        if kind == "number" and not isinstance(self.tree, ast.Name):
             raise ExpressionError(
                 f"expression {self.text!r} is a number, not a condition; compare it, as in {self.text} <= 10"
             )
@@ -196,7 +202,7 @@ class Expression:
         """Return the expression with constants in place of some of its names."""
         if not self.names & values.keys():
             return self
-        tree = _Substitute(values).visit(copy.deepcopy(self._tree))
+        tree = _Substitute(values).visit(copy.deepcopy(self.tree))
         return Expression.parse(ast.unparse(ast.fix_missing_locations(tree)), origin=self.origin)
 
     def _columns(self, config: Mapping[str, Any]) -> dict[str, Array]:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlsysopt.core.space.columns import Codes, active_masks, at_positions, configs_of, of_configs, positions_of, valid_rows
+from mlsysopt.core.space.columns import (
+    Codes,
+    active_masks,
+    at_positions,
+    configs_of,
+    of_configs,
+    positions_of,
+    valid_rows,
+)
 from mlsysopt.core.space.expressions import Array
 
 if TYPE_CHECKING:
@@ -55,11 +63,13 @@ def sobol(space: Space, n: int, seed: int) -> list[dict[str, Any]]:
     draw = 1 << max(3, (max(n, 1) - 1).bit_length())
     drawn = 0
     while len(found) < n and drawn < _MOST_SOBOL:
-        for config in _valid(space, engine.random(draw), draw):
+        before = len(found)
+        for config in _valid(space, engine.random(draw), 4 * n):
             found.setdefault(space.canonical(config), config)
         drawn += draw
         draw = min(drawn, 2**14)
-        if drawn >= 2**14 and len(found) < n * drawn / (8 * _MOST_SOBOL):
+        # A small space has no more, or too few points are valid for waiting to pay.
+        if drawn >= 1024 and (0 < len(found) == before or len(found) < n * drawn / (8 * _MOST_SOBOL)):
             break
     points = list(found.values())[:n]
     if len(points) < n:

@@ -14,7 +14,7 @@ from mlsysopt.core.errors import ExpressionError, SpaceError, near_misses
 from mlsysopt.core.space import columns, distributions, repair, sampling, structure, violations
 from mlsysopt.core.space.encoding import dims, holds_text
 from mlsysopt.core.space.expressions import Array, Expression
-from mlsysopt.core.space.parameters import Bool, Choice, Float, Int, Origin, Parameter, Permutation
+from mlsysopt.core.space.parameters import Choice, Float, Int, Origin, Parameter, Permutation
 from mlsysopt.core.space.violations import Violation
 from mlsysopt.core.target import Value
 
@@ -78,9 +78,13 @@ class Space:
                 near = near_misses(name, self._names, noun="parameter")
                 raise ExpressionError(f"expression {expression.text!r}: unknown parameter {name!r}; {near}")
             if isinstance(self._by_name[name], Permutation):
-                raise ExpressionError(f"expression {expression.text!r}: {name!r} is a permutation and has no value to compare")
+                raise ExpressionError(
+                    f"expression {expression.text!r}: {name!r} is a permutation and has no value to compare"
+                )
         if not expression.names:
-            raise ExpressionError(f"expression {expression.text!r} mentions no parameter; {near_misses('', self._names, noun='parameter')}")
+            raise ExpressionError(
+                f"expression {expression.text!r} mentions no parameter; {near_misses('', self._names, noun='parameter')}"
+            )
         expression.check_types(
             {one.name: one.choices for one in self._parameters if isinstance(one, Choice) and holds_text(one)}
         )
@@ -131,7 +135,9 @@ class Space:
         try:
             return self._by_name[name]
         except KeyError:
-            raise SpaceError(f"unknown parameter {name!r}; {near_misses(name, self._names, noun='parameter')}") from None
+            raise SpaceError(
+                f"unknown parameter {name!r}; {near_misses(name, self._names, noun='parameter')}"
+            ) from None
 
     def _key(self) -> tuple[Any, ...]:
         return self._parameters, self._constraints, tuple(sorted(self._conditions.items(), key=lambda item: item[0]))
@@ -340,7 +346,9 @@ class Space:
         """Return Optuna's distributions, in the order in which they must be suggested."""
         if self._distributions is None:
             self._distributions = {
-                key: one for parameter in self._parameters for key, one in distributions.distributions_of(parameter).items()
+                key: one
+                for parameter in self._parameters
+                for key, one in distributions.distributions_of(parameter).items()
             }
         return dict(self._distributions)
 

@@ -41,7 +41,7 @@ def check_names(parameters: Sequence[Parameter]) -> None:
                 other = seen[key]
                 what = "is given twice" if other == parameter.name else f"clashes with {other!r}: both use {key!r}"
                 raise SpaceError(f"parameter {parameter.name!r} {what}")
-        seen.update({key: parameter.name for key in {parameter.name, *keys(parameter)}})
+        seen.update(dict.fromkeys({parameter.name, *keys(parameter)}, parameter.name))
 
 
 def ordered(conditions: Mapping[str, Expression]) -> tuple[str, ...]:
@@ -155,7 +155,9 @@ def from_json(obj: Mapping[str, Any]) -> Space:
     if not isinstance(obj, Mapping) or "parameters" not in obj:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SpaceError(f"a space in JSON has the key 'parameters', got {str(obj)[:60]}")
     if obj.get("version", _VERSION) > _VERSION:
-        raise SpaceError(f"the space was written in version {obj['version']}, this package reads up to {_VERSION}; update it")
+        raise SpaceError(
+            f"the space was written in version {obj['version']}, this package reads up to {_VERSION}; update it"
+        )
     parameters: list[Parameter] = []
     for i, row in enumerate(obj["parameters"]):
         try:

@@ -32,6 +32,10 @@ class Moved:
     knobs: tuple[str, ...]
     weights: tuple[float, ...]
 
+    def shares(self) -> list[tuple[str, float]]:
+        """Return (knob, share of importance) pairs."""
+        return list(zip(self.knobs, self.weights, strict=True))
+
     @property
     def decided(self) -> bool:
         """Whether the interval excludes 1."""
@@ -59,10 +63,7 @@ class Explanation:
         width = max(len(row.metric) for row in self.moved)
         lines = []
         for row in self.moved:
-            knobs = ", ".join(
-                f"{knob} {self._change(knob)} ({weight:.0%})"
-                for knob, weight in zip(row.knobs, row.weights, strict=True)
-            )
+            knobs = ", ".join(f"{knob} {self._change(knob)} ({weight:.0%})" for knob, weight in row.shares())
             span = f"{row.ratio:.2f}x [{row.low:.2f}, {row.high:.2f}]"
             verdict = "" if row.decided else " (not separable from 1)"
             lines.append(f"{row.metric:<{width}}  {span}{verdict}  <- {knobs or 'no changed knob'}")
@@ -78,7 +79,7 @@ class Explanation:
             "moved": [
                 {
                     "metric": row.metric, "ratio": row.ratio, "low": row.low, "high": row.high, "better": row.better,
-                    "knobs": dict(zip(row.knobs, row.weights, strict=True)),
+                    "knobs": dict(row.shares()),
                 }
                 for row in self.moved
             ],
@@ -150,7 +151,8 @@ def _importances(
         if len(rows) < FEWEST_TRIALS or np.ptp(y) == 0.0:
             continue
         forest = RandomForestRegressor(200, min_samples_leaf=2, random_state=seed, n_jobs=1).fit(x[rows], y)
-        raw = permutation_importance(forest, x[rows], y, n_repeats=10, random_state=seed, n_jobs=1).importances_mean
+        found_importance: Any = permutation_importance(forest, x[rows], y, n_repeats=10, random_state=seed, n_jobs=1)
+        raw = found_importance.importances_mean
         raw = np.clip(raw, 0.0, None)
         if raw.sum() > 0:
             shares = raw / raw.sum()

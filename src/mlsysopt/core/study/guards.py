@@ -75,10 +75,7 @@ class Guard:
             A difference of logarithms where both numbers are positive, else a plain difference.
         """
         limit = self.limit * reference if self.relative else self.limit
-        if value > 0 and limit > 0:
-            excess = math.log(value) - math.log(limit)
-        else:
-            excess = value - limit
+        excess = math.log(value / limit) if value > 0 and limit > 0 else value - limit
         return excess if self.relation == "<=" else -excess
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlsysopt.core.errors import StudyError, TargetError
@@ -15,10 +15,8 @@ from mlsysopt.core.space import Space
 from mlsysopt.core.store import Store
 from mlsysopt.core.study.budget import Budget
 from mlsysopt.core.study.events import Event, EventKind, Listener
-from mlsysopt.core.study.guards import Guard
 from mlsysopt.core.study.measuring import Measurer
-from mlsysopt.core.study.noise import noise_variance, typical
-from mlsysopt.core.study.objectives import Objective, log_ratios
+from mlsysopt.core.study.rating import VALID, Pair, Rating
 from mlsysopt.core.study.trials import TrialView, leader, views
 from mlsysopt.core.target import Failure, Measurement, Target
 
@@ -35,8 +33,6 @@ MOST_ROUNDS = 3
 MOST_REFUSALS = 200
 """Refused proposals in a row after which the sampler is plainly unable to find a valid one."""
 INTERVAL_Z = 1.96
-VALID = "valid"
-"""Constraint that every trial carries: -1 for one that ran, +1 for one that did not."""
 
 
 def smallest_budget_s(run_s: float) -> float:
@@ -55,7 +51,7 @@ class TrialLoop:
     Args:
         study: The Optuna study, with its sampler.
         space: What may be chosen.
-        guards: Constraints, relative to the default or absolute.
+        rating: Turns measurements into what is told.
         worker: Number of this process in the study; worker 0 places the starting points.
         spent_s: Seconds that earlier runs of this study used up.
     """
@@ -65,8 +61,7 @@ class TrialLoop:
     target: Target
     space: Space
     measurer: Measurer
-    objectives: Sequence[Objective]
-    guards: Sequence[Guard]
+    rating: Rating
     budget: Budget
     seed: int
     worker: int
@@ -74,8 +69,6 @@ class TrialLoop:
     tell_listener: Listener
     spent_s: float = 0.0
     clock: Callable[[], float] = time.monotonic
-    defaults: list[Mapping[str, float]] = field(default_factory=list[Mapping[str, float]])
-    scale: dict[str, float] = field(default_factory=dict[str, float])
     run_s: float = 0.0
     _started: float = 0.0
 
@@ -101,11 +94,11 @@ class TrialLoop:
 
     def _baseline(self) -> None:
         kept = [row for row in self.store.measurements(self.study.study_name, role="baseline") if self._ours(row)]
-        self.defaults = [row.metrics for row in kept if row.metrics is not None]
+        self.rating.defaults = [row.metrics for row in kept if row.metrics is not None]
         walls = [row.wall_s for row in kept if row.metrics is not None]
         failures: list[Failure] = []
-        while len(self.defaults) < BASELINE_RUNS:
-            round = len(self.defaults) + len(failures)
+        while len(self.rating.defaults) < BASELINE_RUNS:
+            round = len(self.rating.defaults) + len(failures)
             with self.measurer.exclusive():
                 seed = integer_seed(self.seed, worker=self.worker, role="baseline", round=round)
                 outcome = self.measurer.take({}, trial=-1, role="baseline", round=round, side="default", seed=seed)
@@ -115,18 +108,18 @@ class TrialLoop:
                 self._stop_when_default_fails(failures)
                 continue
             failures.clear()
-            self.defaults.append(outcome.metrics)
+            self.rating.defaults.append(outcome.metrics)
             walls.append(outcome.wall_s)
-            shown = ", ".join(f"{o.told} {outcome.metrics[o.told]:.4g}" for o in self.objectives)
+            shown = ", ".join(f"{o.told} {outcome.metrics[o.told]:.4g}" for o in self.rating.objectives)
             self._tell(
                 "baseline",
-                f"default {len(self.defaults)}/{BASELINE_RUNS}: {shown} in {format_seconds(outcome.wall_s)}",
+                f"default {len(self.rating.defaults)}/{BASELINE_RUNS}: {shown} in {format_seconds(outcome.wall_s)}",
                 {"metrics": dict(outcome.metrics), "wall_s": outcome.wall_s},
             )
         self.run_s = sum(walls) / len(walls)
-        self.scale = typical(self.defaults)
-        for objective in self.objectives:
-            if objective.told not in self.scale:
+        self.rating.fix_scale()
+        for objective in self.rating.objectives:
+            if objective.told not in self.rating.scale:
                 raise TargetError(f"target {self.target.name!r} did not report {objective.told}, which it declares")
 
     def _stop_when_default_fails(self, failures: Sequence[Failure]) -> None:
@@ -145,7 +138,7 @@ class TrialLoop:
         while True:
             outcome = self.measurer.take({}, trial=number, role="canary", round=round, side="default", seed=seed)
             if isinstance(outcome, Measurement):
-                self.defaults.append(outcome.metrics)
+                self.rating.defaults.append(outcome.metrics)
                 return outcome
             failures.append(outcome)
             self._stop_when_default_fails(failures)
@@ -162,9 +155,10 @@ class TrialLoop:
         least = smallest_budget_s(self.run_s)
         if self.budget.seconds < least:
             raise StudyError(
-                f"budget {self.budget.text()}: one run takes {format_seconds(self.run_s)}, and {BASELINE_RUNS} runs of the "
-                f"default, one trial with its canary and {VERIFY_ROUNDS} verification rounds of two are "
-                f"{BASELINE_RUNS + 2 + 2 * VERIFY_ROUNDS} runs: the smallest workable budget is {format_seconds(math.ceil(least))}"
+                f"budget {self.budget.text()}: one run takes {format_seconds(self.run_s)}, and {BASELINE_RUNS} runs "
+                f"of the default, one trial with its canary and {VERIFY_ROUNDS} verification rounds of two are "
+                f"{BASELINE_RUNS + 2 + 2 * VERIFY_ROUNDS} runs: "
+                f"the smallest workable budget is {format_seconds(math.ceil(least))}"
             )
 
     def left_s(self) -> float:
@@ -194,35 +188,25 @@ class TrialLoop:
         if self.study.get_trials(deepcopy=False):
             return
         default = self.space.default()
-        zero = dict.fromkeys(self.scale, 0.0)
+        params = self.space.to_params(default)
         self.study.add_trial(
             optuna.trial.create_trial(
-                values=[0.0] * len(self.objectives),
-                params=self.space.to_params(default),
-                distributions=self._distributions(default),
+                values=[0.0] * len(self.rating.objectives),
+                params=params,
+                distributions={name: dist for name, dist in self.space.distributions().items() if name in params},
                 user_attrs={
                     "config": self.space.canonical(default),
                     "state": "valid",
-                    "metrics": zero,
-                    "noise": self._noise(BASELINE_RUNS),
-                    "effective": dict(default),
+                    "metrics": dict.fromkeys(self.rating.scale, 0.0),
+                    "noise": self.rating.noise(BASELINE_RUNS),
+                    "effective": default,
                     "rounds": 0,
                 },
-                constraints={VALID: -1.0, **{guard.metric: self._default_violation(guard) for guard in self.guards}},
+                constraints=self.rating.default_constraints(),
             )
         )
         for point in self.space.sobol(STARTS, self.seed):
             self.study.enqueue_trial(self.space.to_params(point))
-
-    def _distributions(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        present = self.space.to_params(config)
-        return {name: dist for name, dist in self.space.distributions().items() if name in present}
-
-    def _default_violation(self, guard: Guard) -> float:
-        reference = self.scale.get(guard.metric)
-        if reference is None:
-            reference = self.target.static(self.space.default()).get(guard.metric, 0.0)
-        return guard.violation(reference, reference)
 
     def _one_trial(self) -> bool:
         """Ask, measure, tell; False when the proposal was refused before it cost a run."""
@@ -255,18 +239,15 @@ class TrialLoop:
         return trial, config
 
     def _measure_and_tell(self, trial: optuna.Trial, config: dict[str, Any]) -> bool:
-        static = self.target.static(config)
-        refused = self._static_violations(static)
+        refused = self.rating.refusals(config)
         if refused:
             self._tell_failure(trial, Failure("degraded", "; ".join(refused)), state="refused")
             return False
-        pairs: list[tuple[Measurement, Measurement]] = []
+        pairs: list[Pair] = []
         while True:
+            # One seed for both: the same operations in the same order, so that their noise cancels.
+            seed = integer_seed(self.seed, worker=self.worker, trials=trial.number, role="trial", round=len(pairs))
             with self.measurer.exclusive():
-                # One seed for both: the same operations in the same order, so that their noise cancels.
-                seed = integer_seed(
-                    self.seed, worker=self.worker, trials=trial.number, role="trial", round=len(pairs)
-                )
                 canary = self._canary(trial.number, len(pairs), seed)
                 outcome = self.measurer.take(
                     config, trial=trial.number, role="trial", round=len(pairs), side="trial", seed=seed
@@ -275,66 +256,38 @@ class TrialLoop:
                 self._tell_failure(trial, outcome, state=outcome.kind)
                 return True
             pairs.append((canary, outcome))
-            if not self._earns_another_round(pairs):
+            if not self._earns_another_round(pairs, config):
                 break
-        self._tell_success(trial, config, pairs, static)
+        self._tell_success(trial, config, pairs)
         return True
 
-    def _static_violations(self, static: Mapping[str, float]) -> list[str]:
-        broken: list[str] = []
-        reference = self.target.static(self.space.default())
-        for guard in self.guards:
-            if guard.metric in static and guard.violation(static[guard.metric], reference[guard.metric]) > 0:
-                broken.append(f"{guard.metric} would be {static[guard.metric]:.4g}, allowed {guard.text()}")
-        return broken
-
-    def _ratios(self, pairs: Sequence[tuple[Measurement, Measurement]]) -> dict[str, float]:
-        metrics = self.target.metrics()
-        rows = [log_ratios(metrics, got.metrics, canary.metrics, self.scale) for canary, got in pairs]
-        names = [name for name in rows[0] if all(name in row for row in rows)]
-        return {name: sum(row[name] for row in rows) / len(rows) for name in names}
-
-    def _noise(self, rounds: int) -> dict[str, float]:
-        single = noise_variance(self.target.metrics(), self.defaults, self.scale)
-        return {name: 2 * variance / max(1, rounds) for name, variance in single.items()}
-
-    def _gains(self, ratios: Mapping[str, float]) -> list[float]:
-        return [objective.sign * ratios[objective.told] for objective in self.objectives]
-
-    def _earns_another_round(self, pairs: Sequence[tuple[Measurement, Measurement]]) -> bool:
+    def _earns_another_round(self, pairs: Sequence[Pair], config: Mapping[str, Any]) -> bool:
         """Whether a would-be leader must defend its lead before it is believed.
 
         Only a trial above the leader is measured again, and only while its upper bound stays above:
         lucky single rounds are what a search would otherwise select. One that breaks a guard by more
         than noise cannot lead.
         """
-        if len(self.objectives) != 1 or len(pairs) >= MOST_ROUNDS or self.left_s() < 4 * self.run_s:
+        rating = self.rating
+        if len(rating.objectives) != 1 or len(pairs) >= MOST_ROUNDS or self.left_s() < 4 * self.run_s:
             return False
         best = leader(self._views())
-        bar = best.gains[0] if best is not None else 0.0
-        gain = self._gains(self._ratios(pairs))[0]
-        noise = self._noise(len(pairs))
+        bar = max(best.gains[0], 0.0) if best is not None else 0.0
+        noise = rating.noise(len(pairs))
         if any(
-            self._violation(guard, pairs, {}) > INTERVAL_Z * math.sqrt(noise.get(guard.metric, 0.0))
-            for guard in self.guards
+            rating.violation(guard, pairs, config) > INTERVAL_Z * math.sqrt(noise.get(guard.metric, 0.0))
+            for guard in rating.guards
         ):
             return False
-        spread = math.sqrt(noise.get(self.objectives[0].told, 0.0))
-        return gain > max(bar, 0.0) if len(pairs) == 1 else gain + INTERVAL_Z * spread > max(bar, 0.0)
+        gain = rating.gains(rating.ratios(pairs))[0]
+        spread = math.sqrt(noise.get(rating.objectives[0].told, 0.0))
+        return gain > bar if len(pairs) == 1 else gain + INTERVAL_Z * spread > bar
 
     # --- telling ---------------------------------------------------------------------------------
 
-    def _tell_success(
-        self,
-        trial: optuna.Trial,
-        config: Mapping[str, Any],
-        pairs: Sequence[tuple[Measurement, Measurement]],
-        static: Mapping[str, float],
-    ) -> None:
-        ratios, noise = self._ratios(pairs), self._noise(len(pairs))
-        gains = self._gains(ratios)
-        excess = {guard.metric: self._violation(guard, pairs, static) for guard in self.guards}
-        constraints = {VALID: -1.0, **excess}
+    def _tell_success(self, trial: optuna.Trial, config: Mapping[str, Any], pairs: Sequence[Pair]) -> None:
+        ratios, noise = self.rating.ratios(pairs), self.rating.noise(len(pairs))
+        gains, constraints = self.rating.gains(ratios), self.rating.constraints(pairs, config)
         effective = {name: value for name, value in pairs[-1][1].effective_config.items() if name in self.space}
         self.store.annotate(
             trial,
@@ -350,18 +303,6 @@ class TrialLoop:
         self.study.tell(trial, gains)
         self._report(trial.number, config, gains, noise, constraints, len(pairs))
 
-    def _violation(
-        self, guard: Guard, pairs: Sequence[tuple[Measurement, Measurement]], static: Mapping[str, float]
-    ) -> float:
-        if guard.metric in static:
-            return guard.violation(static[guard.metric], self.target.static(self.space.default())[guard.metric])
-        excesses = [
-            guard.violation(got.metrics[guard.metric], canary.metrics[guard.metric])
-            for canary, got in pairs
-            if guard.metric in got.metrics and guard.metric in canary.metrics
-        ]
-        return sum(excesses) / len(excesses) if excesses else 0.0
-
     def _tell_failure(self, trial: optuna.Trial, failure: Failure, *, state: str) -> None:
         """Tell the worst valid value and a broken constraint: samplers skip trials that FAIL.
 
@@ -369,10 +310,10 @@ class TrialLoop:
         failed one carries the worst violation that was seen of each guard.
         """
         valid = [view for view in self._views() if view.valid]
-        worst = [min((view.gains[i] for view in valid), default=-1.0) for i in range(len(self.objectives))]
+        worst = [min((view.gains[i] for view in valid), default=-1.0) for i in range(len(self.rating.objectives))]
         seen = {
             guard.metric: max([0.0, *(view.constraints.get(guard.metric, 0.0) for view in valid)])
-            for guard in self.guards
+            for guard in self.rating.guards
         }
         self.store.annotate(
             trial, {"state": state, "reason": failure.reason, "rounds": 0}, constraints={VALID: 1.0, **seen}
@@ -404,7 +345,7 @@ class TrialLoop:
         constraints: Mapping[str, float],
         rounds: int,
     ) -> None:
-        objective = self.objectives[0]
+        objective = self.rating.objectives[0]
         half = INTERVAL_Z * math.sqrt(noise.get(objective.told, 0.0))
         log = objective.sign * gains[0]
         ratio, low, high = (math.exp(value) for value in (log, log - half, log + half))
@@ -415,7 +356,8 @@ class TrialLoop:
         again = f", {rounds} rounds" if rounds > 1 else ""
         self._tell(
             "trial",
-            f"trial {number}: {ratio:.2f}x [{low:.2f}, {high:.2f}] {objective.told}{again}{guard}; best {best_ratio:.2f}x",
+            f"trial {number}: {ratio:.2f}x [{low:.2f}, {high:.2f}] {objective.told}{again}{guard}; "
+            f"best {best_ratio:.2f}x",
             {
                 "trial": number, "state": "valid", "ratio": ratio, "low": low, "high": high, "rounds": rounds,
                 "broken_guards": broken, "best": best_ratio, "config": dict(config),

@@ -84,11 +84,11 @@ class Measurer:
         for attempt in (1, 2):
             outcome = self._once(config, seed)
             self._record(outcome, config, seed, trial=trial, role=role, round=round, side=side)
-            if outcome.ok or outcome.kind != "infrastructure":
+            if isinstance(outcome, Measurement) or outcome.kind != "infrastructure":
                 break
             if attempt == 2:
                 raise InfrastructureError(f"{self._target.name} could not be measured, twice: {outcome.reason}")
-        if outcome.ok and not config:
+        if isinstance(outcome, Measurement) and not config:
             self._default_wall_s = outcome.wall_s
         return outcome
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from mlsysopt.core.study.objectives import log_ratio
 from mlsysopt.core.target import Metric
@@ -46,7 +47,7 @@ def noise_variance(
         values = [row[name] for row in defaults if name in row]
         steps = [
             log_ratio(metric, later, earlier, scale.get(name, 1.0))
-            for earlier, later in zip(values, values[1:], strict=False)
+            for earlier, later in pairwise(values)
             if metric.may_be_zero or (earlier > 0 and later > 0)
         ]
         if steps:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlsysopt.core.quantities import format_bytes, format_number, format_seconds
+from mlsysopt.core.quantities import format_seconds
 from mlsysopt.core.report import Point, Report, Span, axes, history, intervals
+from mlsysopt.core.space.shown import shown
 from mlsysopt.core.store import MeasurementRow
 from mlsysopt.core.study.explanation import explain
 from mlsysopt.core.study.result import Candidate, Result
@@ -82,9 +83,9 @@ def _answer(report: Report, result: Result, study: Study, metrics: Mapping[str, 
             rows.append(
                 [
                     parameter.name,
-                    _shown(before, parameter.unit),
-                    _shown(asked, parameter.unit),
-                    _shown(used, parameter.unit),
+                    shown(parameter, before),
+                    shown(parameter, asked),
+                    shown(parameter, used),
                     parameter.about,
                 ]
             )
@@ -93,16 +94,19 @@ def _answer(report: Report, result: Result, study: Study, metrics: Mapping[str, 
         rows,
         f"Trial {candidate.trial} against the default",
     )
+    objective = result.objectives[0]
+    if objective not in candidate.ratios:
+        return
+    way = "rises" if metrics[objective].better == "higher" else "falls"
     report.figure(
-        _paired(candidate, result.objectives[0], metrics[result.objectives[0]]),
-        "Every verification round: the default and the candidate on fresh data with the same seed. A line that rises is a gain."
-        if metrics[result.objectives[0]].better == "higher"
-        else "Every verification round: the default and the candidate on fresh data with the same seed. A line that falls is a gain.",
-        alt=f"{candidate.ratios[result.objectives[0]].rounds} paired rounds",
+        _paired(candidate, objective),
+        "Every verification round: the default and the candidate on fresh data with the same seed. "
+        f"A line that {way} is a gain.",
+        alt=f"{candidate.ratios[objective].rounds} paired rounds",
     )
 
 
-def _paired(candidate: Candidate, objective: str, metric: Metric) -> Figure:
+def _paired(candidate: Candidate, objective: str) -> Figure:
     ratio = candidate.ratios[objective]
     figure, plot = axes(2.8)
     for number, value in enumerate(ratio.per_round, start=1):
@@ -168,7 +172,7 @@ def _why(report: Report, result: Result, study: Study, trials: Sequence[TrialVie
             ["metric", "ratio", "decided", "changed knobs it depends on (share of importance)"],
             [
                 [row.metric, f"{row.ratio:.2f}x", "yes" if row.decided else "no",
-                 ", ".join(f"{knob} ({weight:.0%})" for knob, weight in zip(row.knobs, row.weights, strict=True)) or "-"]
+                 ", ".join(f"{knob} ({weight:.0%})" for knob, weight in row.shares()) or "-"]
                 for row in explanation.moved
             ],
         )  # fmt: skip
@@ -183,7 +187,7 @@ def _search(report: Report, trials: Sequence[TrialView], metrics: Mapping[str, M
     points = [Point(t.number, math.exp(sign * t.gains[0]) if t.valid else None, t.state) for t in done]
     report.figure(
         history(points, label=f"{objective} / default", better=metrics[objective].better),
-        "Each trial against the run of the default beside it. The best of these is lucky: only the verified ratio above counts.",
+        "Each trial against the default beside it. The best of them is lucky: only the verified ratio counts.",
     )
     _strong_baseline(report, done, objective, sign)
     report.interactive(
@@ -217,8 +221,8 @@ def _strong_baseline(report: Report, trials: Sequence[TrialView], objective: str
     best_later = max(math.exp(trial.gains[0]) for trial in later)
     word = "more than" if best_later > best_start else "no more than"
     report.text(
-        f"The five quasi-random starts alone reached a gain of {best_start:.2f}x within the guards; the sampler reached "
-        f"{best_later:.2f}x after them, {word} the starts (both unverified, single study)."
+        f"The five quasi-random starts alone reached a gain of {best_start:.2f}x within the guards; the sampler "
+        f"reached {best_later:.2f}x after them, {word} the starts (both unverified, single study)."
     )
 
 
@@ -278,7 +282,7 @@ def _protocol(report: Report, result: Result, study: Study, rows: Sequence[Measu
         "constraints": "; ".join(expression.text for expression in study.space.constraints) or "none",
         "trials": ", ".join(f"{count} {state}" for state, count in result.counts.items()),
         "runs in all": f"{len(rows)}, {format_seconds(sum(row.wall_s for row in rows))}",
-        "verification": f"{len(verified)} runs, interleaved, fresh data and seeds; signed-rank interval, sequential looks",
+        "verification": f"{len(verified)} runs, interleaved, fresh data and seeds; signed-rank interval with looks",
         "pressure while verifying": _pressure(verified),
     }
     for key in ("file_system", "warning"):
@@ -296,12 +300,6 @@ def _pressure(rows: Sequence[MeasurementRow]) -> str:
     if not known:
         return "not known on this machine"
     return f"some avg10 {min(known):.1f} to {max(known):.1f} %"
-
-
-def _shown(value: Any, unit: str) -> str:
-    if unit == "B" and isinstance(value, int) and value > 0:
-        return format_bytes(value)
-    return format_number(value) if isinstance(value, float) else str(value)
 
 
 def _flat(value: Any) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,10 +28,11 @@ from mlsysopt.core.study.measuring import Measurer
 from mlsysopt.core.study.noise import typical
 from mlsysopt.core.study.objectives import Objective, parse_objectives
 from mlsysopt.core.study.pareto import front
+from mlsysopt.core.study.rating import Rating
 from mlsysopt.core.study.result import Candidate, Result, Status
 from mlsysopt.core.study.trials import TrialView, counts, leader, views
 from mlsysopt.core.study.verification import LOOKS, Verifier, ranked
-from mlsysopt.core.target import Limits, Purpose, Session, Target
+from mlsysopt.core.target import Limits, Purpose, Target
 
 if TYPE_CHECKING:
     import optuna
@@ -154,7 +155,8 @@ class Study:
         kept = study.user_attrs.get("clock")
         if kept in ("wall", "cpu"):
             return kept
-        clock: Literal["wall", "cpu"] = self._clock if self._clock != "auto" else ("wall" if is_quiet() else "cpu")
+        measured: Literal["wall", "cpu"] = "wall" if is_quiet() else "cpu"
+        clock: Literal["wall", "cpu"] = measured if self._clock == "auto" else self._clock
         study.set_user_attr("clock", clock)
         study.set_user_attr("seed", self.seed)
         study.set_user_attr("sampler", self.sampler if isinstance(self.sampler, str) else str(self.sampler))
@@ -240,8 +242,7 @@ class Study:
             target=self.target,
             space=self.space,
             measurer=measurer,
-            objectives=opened.objectives,
-            guards=self.guards,
+            rating=Rating(self.target, self.space, opened.objectives, self.guards),
             budget=plan,
             seed=self.seed,
             worker=opened.worker,
@@ -250,8 +251,18 @@ class Study:
             spent_s=spent,
         )
 
-    def _measurer(self, opened: _Open, purpose: Purpose) -> AbstractContextManager[Measurer]:
-        return _MeasurerContext(self, opened, purpose)
+    @contextmanager
+    def _measurer(self, opened: _Open, purpose: Purpose) -> Generator[Measurer]:
+        with self.target.session(self._limits, purpose=purpose) as session:
+            yield Measurer(
+                store=opened.store,
+                study=self.name,
+                target=self.target,
+                session=session,
+                worker=opened.worker,
+                machine=opened.store.machine_key,
+                exclusive=exclusive_slot,
+            )
 
     def _verify(self, opened: _Open, rounds: int | None, seconds: float | None, *, top: int = 1) -> Result:
         trials = self._trials(opened.optuna)
@@ -262,7 +273,7 @@ class Study:
             candidates = ranked(trials, opened.objectives[0])[: max(top, MOST_CANDIDATES)]
         if not candidates:
             return self._result(opened, "not proven", [], "no trial was better than the default within its guards")
-        looks = LOOKS if rounds is None else tuple(n for n in LOOKS if n < rounds) + (rounds,)
+        looks = LOOKS if rounds is None else (*(n for n in LOOKS if n < rounds), rounds)
         with self._measurer(opened, "verify") as measurer:
             verifier = Verifier(
                 target=self.target,
@@ -426,31 +437,6 @@ class Study:
         log.info("%s", event.text)
         if self._listener is not None:
             self._listener(event)
-
-
-class _MeasurerContext(AbstractContextManager[Measurer]):
-    """Opens the target's session and the measurer on it."""
-
-    def __init__(self, study: Study, opened: _Open, purpose: Purpose) -> None:
-        self._study, self._opened, self._purpose = study, opened, purpose
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Measurer:
-        study, opened = self._study, self._opened
-        session: Session = self._stack.enter_context(study.target.session(study._limits, purpose=self._purpose))
-        slot: Callable[[], AbstractContextManager[Any]] = exclusive_slot
-        return Measurer(
-            store=opened.store,
-            study=study.name,
-            target=study.target,
-            session=session,
-            worker=opened.worker,
-            machine=opened.store.machine_key,
-            exclusive=slot,
-        )
-
-    def __exit__(self, *exception: Any) -> None:
-        self._stack.close()
 
 
 @contextmanager

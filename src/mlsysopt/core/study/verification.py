@@ -96,9 +96,7 @@ class Verifier:
 
         def side(name: str, config: Mapping[str, Any], trial: int) -> Any:
             def measure(seed: int) -> Mapping[str, float]:
-                outcome = self.measurer.take(
-                    config, trial=trial, role="verify", round=done[name], side=name, seed=seed
-                )
+                outcome = self.measurer.take(config, trial=trial, role="verify", round=done[name], side=name, seed=seed)
                 done[name] += 1
                 if isinstance(outcome, Failure):
                     failed[name] = outcome

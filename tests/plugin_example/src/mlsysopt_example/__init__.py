@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,11 +49,11 @@ class Crc:
         return {}
 
     @contextmanager
-    def session(self, limits: Limits, *, purpose: Purpose = "search") -> Iterator[Crc]:
+    def session(self, limits: Limits, *, purpose: Purpose = "search") -> Generator[Crc]:
         yield self
 
     def measure(self, config: Config, *, seed: int, fidelity: float = 1.0, timeout_s: float | None = None) -> Outcome:
-        chunk = int({**self.chunk.default(), **config}["chunk_bytes"])
+        chunk: Any = {**self.chunk.default(), **config}["chunk_bytes"]
         began, started = time.time(), time.process_time()
         value = 0
         for at in range(0, len(BUFFER), chunk):
