@@ -289,3 +289,15 @@ def test_verifying_several_together() -> None:
     result = one.verify(top=3)
     assert 1 <= len(result.candidates) <= 3
     assert result.status == "proven"
+
+
+def test_the_same_command_again_gives_the_stored_result_without_measuring(tmp_path: Path) -> None:
+    path = tmp_path / "tune.db"
+    first = study(store=path).run(12)
+    again = study(store=path)
+    with again.open_store() as store:
+        before = len(store.measurements(again.name))
+    second = again.run(12)
+    assert second.to_json() == first.to_json()
+    with again.open_store() as store:
+        assert len(store.measurements(again.name)) == before

@@ -7,10 +7,9 @@ them, and verifies the best candidates in fresh interleaved rounds. What it repo
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,7 +25,8 @@ from mlsysopt.core.study.guards import Guard, parse_guards
 from mlsysopt.core.study.loop import TrialLoop
 from mlsysopt.core.study.measuring import Measurer
 from mlsysopt.core.study.noise import typical
-from mlsysopt.core.study.objectives import Objective, parse_objectives
+from mlsysopt.core.study.objectives import parse_objectives
+from mlsysopt.core.study.opening import Clock, Opened, enter, make_sampler
 from mlsysopt.core.study.pareto import front
 from mlsysopt.core.study.rating import Rating
 from mlsysopt.core.study.result import Candidate, Result, Status
@@ -44,17 +44,6 @@ __all__ = ["Study", "stored_result"]
 log = logging.getLogger("mlsysopt.study")
 
 MOST_CANDIDATES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """What one run of a study holds open."""
-
-    store: Store
-    optuna: optuna.Study
-    worker: int
-    clock: Literal["wall", "cpu"]
-    objectives: tuple[Objective, ...]
 
 
 class Study:
@@ -94,7 +83,7 @@ class Study:
         name: str | None = None,
         seed: int = 0,
         limits: Limits | None = None,
-        clock: Literal["auto", "wall", "cpu"] = "auto",
+        clock: Clock | Literal["auto"] = "auto",
         recipe: Mapping[str, Any] | None = None,
         on_event: Listener | None = None,
     ) -> None:
@@ -104,7 +93,8 @@ class Study:
         self.seed = int(seed)
         self.sampler = sampler
         self.guards: tuple[Guard, ...] = parse_guards(guard, target.guards, target.metrics())
-        self._maximize, self._minimize, self._clock = maximize, minimize, clock
+        self._maximize, self._minimize = maximize, minimize
+        self._clock: Clock | Literal["auto"] = clock
         parse_objectives(maximize, minimize, target.metrics(), clock="wall")
         if isinstance(sampler, str) and sampler != "auto":
             from mlsysopt.core.search import registry
@@ -135,46 +125,38 @@ class Study:
             self._memory = Store.open(None)
         return self._memory
 
-    def _enter(self, stack: ExitStack) -> _Open:
+    def _enter(self, stack: ExitStack) -> Opened:
         store = self.open_store()
         if self._where is not None:
             stack.enter_context(store)
-        several = len(self.identity()["objectives"])
-        with _optuna_quiet():
-            study = store.study(self.name, identity=self.identity(), directions=["maximize"] * several)
-        worker = store.register_worker(self.name)
-        clock = self._fixed_clock(study)
-        objectives = parse_objectives(self._maximize, self._minimize, self.target.metrics(), clock=clock)
-        with _optuna_quiet():
-            study.set_metric_names([f"ln {objective.told} gain" for objective in objectives])
-        study.sampler = self._sampler(worker, len(study.get_trials(deepcopy=False)))
-        return _Open(store, study, worker, clock, objectives)
+        facts = {
+            "seed": self.seed,
+            "sampler": self._sampler_name(),
+            "guards": [guard.text() for guard in self.guards],
+            "space": self.space.to_json(),
+            **({"recipe": self._recipe} if self._recipe is not None else {}),
+        }
+        return enter(
+            store,
+            self.name,
+            self.identity(),
+            clock=self._clock,
+            objectives=lambda clock: parse_objectives(
+                self._maximize, self._minimize, self.target.metrics(), clock=clock
+            ),
+            facts=facts,
+            sampler=lambda worker, trials: make_sampler(
+                self.sampler,
+                space=self.space,
+                seed=self.seed,
+                worker=worker,
+                trials=trials,
+                knowledge=getattr(self.target, "subgoals", None),
+            ),
+        )
 
-    def _fixed_clock(self, study: optuna.Study) -> Literal["wall", "cpu"]:
-        """Choose the clock once per study, before its first trial."""
-        kept = study.user_attrs.get("clock")
-        if kept in ("wall", "cpu"):
-            return kept
-        measured: Literal["wall", "cpu"] = "wall" if is_quiet() else "cpu"
-        clock: Literal["wall", "cpu"] = measured if self._clock == "auto" else self._clock
-        study.set_user_attr("clock", clock)
-        study.set_user_attr("seed", self.seed)
-        study.set_user_attr("sampler", self.sampler if isinstance(self.sampler, str) else str(self.sampler))
-        study.set_user_attr("guards", [guard.text() for guard in self.guards])
-        study.set_user_attr("space", self.space.to_json())
-        if self._recipe is not None:
-            study.set_user_attr("recipe", self._recipe)
-        return clock
-
-    def _sampler(self, worker: int, trials: int) -> optuna.samplers.BaseSampler:
-        from mlsysopt.core.search import SpaceSampler, registry
-
-        entropy = seed_sequence(self.seed, worker, trials, "sampler")
-        number = int(entropy.generate_state(1)[0])
-        if isinstance(self.sampler, str):
-            knowledge = getattr(self.target, "subgoals", None)
-            return registry.sampler(self.sampler, space=self.space, seed=number, knowledge=knowledge)
-        return SpaceSampler(self.sampler, self.space, seed=number)
+    def _sampler_name(self) -> str:
+        return self.sampler if isinstance(self.sampler, str) else str(self.sampler)
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -205,12 +187,24 @@ class Study:
                 with self._measurer(opened, "search") as measurer:
                     loop = self._loop(opened, plan, measurer, spent)
                     loop.run()
+                known = self._unchanged(opened, len(trials))
+                if verify and known is not None:
+                    self._note("nothing left to do: this is the stored result; `verify` measures it again")
+                    return self._finished(known)
                 left = None if plan.seconds is None else max(plan.seconds - loop.elapsed_s, loop.run_s * 12)
                 result = self._verify(opened, None, left) if verify else self._result(opened, "unverified", [])
             except KeyboardInterrupt:
                 result = self._result(opened, "interrupted", [])
             self._keep(opened, result)
         return self._finished(result)
+
+    def _unchanged(self, opened: Opened, trials: int) -> Result | None:
+        """Return the stored verdict when this run has added no trial to it."""
+        kept = opened.optuna.user_attrs.get("result")
+        if kept is None or len(self._trials(opened.optuna)) != trials:
+            return None
+        result = Result.from_json(kept)
+        return replace(result, study=self) if result.status in ("proven", "not proven") else None
 
     def verify(self, *, top: int = 1, rounds: int | None = None) -> Result:
         """Verify the best candidates of a study that has trials.
@@ -235,7 +229,7 @@ class Study:
             self._keep(opened, result)
         return self._finished(result)
 
-    def _loop(self, opened: _Open, plan: Budget, measurer: Measurer, spent: float) -> TrialLoop:
+    def _loop(self, opened: Opened, plan: Budget, measurer: Measurer, spent: float) -> TrialLoop:
         return TrialLoop(
             study=opened.optuna,
             store=opened.store,
@@ -252,7 +246,7 @@ class Study:
         )
 
     @contextmanager
-    def _measurer(self, opened: _Open, purpose: Purpose) -> Generator[Measurer]:
+    def _measurer(self, opened: Opened, purpose: Purpose) -> Generator[Measurer]:
         with self.target.session(self._limits, purpose=purpose) as session:
             yield Measurer(
                 store=opened.store,
@@ -264,7 +258,7 @@ class Study:
                 exclusive=exclusive_slot,
             )
 
-    def _verify(self, opened: _Open, rounds: int | None, seconds: float | None, *, top: int = 1) -> Result:
+    def _verify(self, opened: Opened, rounds: int | None, seconds: float | None, *, top: int = 1) -> Result:
         trials = self._trials(opened.optuna)
         if len(opened.objectives) > 1:
             candidates = front(trials)[:MOST_CANDIDATES]
@@ -294,7 +288,7 @@ class Study:
             return self._result(opened, "proven", done, winner=proven[0])
         return self._result(opened, "not proven", done, "; ".join(_why(candidate) for candidate in done))
 
-    def _verify_seed(self, opened: _Open) -> int:
+    def _verify_seed(self, opened: Opened) -> int:
         """Return a seed that no trial and no earlier verification of this study has used."""
         rows = len(opened.store.measurements(self.name, role="verify"))
         return int(seed_sequence(self.seed, opened.worker, rows, "verify").generate_state(1)[0])
@@ -357,14 +351,14 @@ class Study:
     def _trials(self, study: optuna.Study) -> list[TrialView]:
         return views(study.get_trials(deepcopy=False))
 
-    def _spent(self, opened: _Open) -> float:
+    def _spent(self, opened: Opened) -> float:
         """Seconds that earlier runs on this machine took; a time budget goes on from there."""
         rows = opened.store.measurements(self.name)
         return sum(row.wall_s for row in rows if row.machine == opened.store.machine_key and row.role != "verify")
 
     def _result(
         self,
-        opened: _Open,
+        opened: Opened,
         status: Status,
         candidates: Sequence[Candidate],
         reason: str = "",
@@ -387,7 +381,7 @@ class Study:
                 "store": opened.store.url,
                 "target": self.target.name,
                 "fingerprint": self.target.fingerprint(),
-                "sampler": self.sampler if isinstance(self.sampler, str) else str(self.sampler),
+                "sampler": self._sampler_name(),
                 "seed": self.seed,
                 "clock": opened.clock,
                 "guards": [guard.text() for guard in self.guards],
@@ -400,7 +394,7 @@ class Study:
             ),
         )
 
-    def _keep(self, opened: _Open, result: Result) -> None:
+    def _keep(self, opened: Opened, result: Result) -> None:
         opened.optuna.set_user_attr("result", result.to_json())
 
     def _finished(self, result: Result) -> Result:
@@ -409,7 +403,7 @@ class Study:
 
     # --- telling ---------------------------------------------------------------------------------
 
-    def _say_started(self, opened: _Open, plan: Budget, trials: Sequence[TrialView]) -> None:
+    def _say_started(self, opened: Opened, plan: Budget, trials: Sequence[TrialView]) -> None:
         so_far = f", resumed after {len(trials)} trials" if trials else ""
         metrics = ", ".join(f"{o.better} {o.told}" for o in opened.objectives)
         self._emit(
@@ -437,21 +431,6 @@ class Study:
         log.info("%s", event.text)
         if self._listener is not None:
             self._listener(event)
-
-
-@contextmanager
-def _optuna_quiet() -> Generator[None]:
-    """Keep Optuna from announcing a new study, and from warning of what we use knowingly."""
-    import optuna
-
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(level)
 
 
 def _why(candidate: Candidate) -> str:
