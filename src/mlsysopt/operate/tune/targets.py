@@ -35,7 +35,9 @@ def create(name: str, **settings: Any) -> Target:
     if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in accepted.values()):
         for key in given:
             if key not in accepted:
-                raise UsageError(f"target {name!r} has no setting {key!r}; {near_misses(key, accepted, noun='setting')}")
+                raise UsageError(
+                    f"target {name!r} has no setting {key!r}; {near_misses(key, accepted, noun='setting')}"
+                )
     try:
         target = factory(**given)
     except MlsysoptError:

@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from mlsysopt.core.errors import MissingExtra, TargetError, UsageError
+from mlsysopt.core.errors import InfrastructureError, MissingExtra, TargetError, UsageError
 from mlsysopt.core.processes import descendants
 from mlsysopt.core.target import Failure, Limits, Measurement, Outcome, Target
 from mlsysopt.operate import tune
+from mlsysopt.operate.tune.rocksdb import database_target, embedded_child, embedded_driver, storage
 from mlsysopt.operate.tune.rocksdb import embedded as module
-from mlsysopt.operate.tune.rocksdb import embedded_driver, storage
 from mlsysopt.operate.tune.rocksdb.embedded import Embedded, embedded
-from mlsysopt.operate.tune.rocksdb.embedded_child import Answer, Job
+from mlsysopt.operate.tune.rocksdb.embedded_child import Answer, Job, Phase
 from mlsysopt.operate.tune.rocksdb.embedded_stream import run_stream
 from mlsysopt.operate.tune.rocksdb.options import OptionsFile, effective, newest_options
 from mlsysopt.operate.tune.rocksdb.workloads import WORKLOADS, Workload
@@ -65,7 +65,10 @@ def failed(*args: Any, **named: Any) -> Failure:
 
 
 class TestContract(TargetContract):
-    wrong_config: ClassVar = {"level0_file_num_compaction_trigger": 64, "level0_slowdown_writes_trigger": 2}
+    wrong_config: ClassVar[dict[str, Any] | None] = {
+        "level0_file_num_compaction_trigger": 64,
+        "level0_slowdown_writes_trigger": 2,
+    }
 
     def make_target(self) -> Target:
         return embedded(settings=SMALL)
@@ -130,14 +133,39 @@ def test_a_trial_tells_where_and_what_python_costs(tmp_path: Path) -> None:
     assert outcome.cpu_s == pytest.approx(sum(outcome.extra["cpu_s"].values()))
 
 
-def test_write_amplification_counts_flushes_and_compactions(tmp_path: Path) -> None:
+def test_metrics_are_made_of_both_phases_counters() -> None:
+    load = Phase(1000, 0.5, 0.9, 0.25, {"rocksdb.flush.write.bytes": 600, "rocksdb.compact.write.bytes": 900,
+                                        "rocksdb.bytes.written": 1000, "rocksdb.stall.micros": 5})  # fmt: skip
+    run = Phase(100, 0.2, 0.3, 0.1, {"rocksdb.compact.write.bytes": 50, "rocksdb.bytes.written": 240,
+                                     "rocksdb.stall.micros": 7, "rocksdb.block.cache.miss": 30,
+                                     "rocksdb.block.cache.hit": 90})  # fmt: skip
+    latencies = {"get": {"mean": 4.0, "p50": 3.0, "p95": 6.0, "p99": 9.0}}
+    answer = Answer(load, Phase(0, 0.0, 0.1, 0.01), run, latencies, {"get": 0.3}, 0.1, 4)
+    assert embedded_driver.measured(answer) == pytest.approx({
+        "throughput": 500, "throughput_cpu": 1000, "load_ops": 2000, "load_ops_cpu": 4000, "get_us": 4, "p50_get_us": 3,
+        "p95_get_us": 6, "p99_get_us": 9, "stall_us": 12, "write_amp": 1550 / 1240, "block_misses_per_op": 0.3,
+        "cache_hit": 0.75, "l0_files": 4,
+    })  # fmt: skip
+
+
+def test_smaller_memtables_and_more_compactions_write_more(tmp_path: Path) -> None:
     target = small(tmp_path, knobs=["write_buffer_size", "level0_file_num_compaction_trigger", "compression_type"],
                    settings={"compression_type": "none"})  # fmt: skip
     once = measured(target).metrics
-    # Ten times as many files and merges of every two: the same bytes are written again.
     often = measured(target, {"write_buffer_size": MiB, "level0_file_num_compaction_trigger": 2}).metrics
     assert once["write_amp"] == pytest.approx(0.64, abs=0.1), "one flush of the 63 % that are not overwritten"
     assert often["write_amp"] > 1.3 * once["write_amp"]
+
+
+def test_a_load_ends_when_the_database_is_quiet() -> None:
+    looks = iter(["1", "0", "0", "0", "0", "0", "0", "2", *["0"] * 12])
+
+    class Database:
+        def property_value(self, name: str) -> str:
+            return next(looks)
+
+    embedded_child._settle(Database())  # type: ignore[arg-type]
+    assert list(looks) == [], "three quiet looks in a row, at four properties each"
 
 
 def test_a_fidelity_scales_keys_and_operations_together(tmp_path: Path) -> None:
@@ -155,6 +183,26 @@ def test_the_seed_decides_the_work(tmp_path: Path) -> None:
 def test_options_that_rocksdb_refuses_are_rejected(tmp_path: Path) -> None:
     failure = failed(small(tmp_path, settings={"use_direct_reads": "true", "allow_mmap_reads": "true"}))
     assert failure.kind == "rejected" and "RocksDB refuses, in the start: " in failure.reason
+
+
+def test_a_folder_that_cannot_be_made_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(prefix: str, *, base: Path) -> Any:
+        raise InfrastructureError(f"cannot make a folder in {base}: No space left on device")
+
+    target = small(tmp_path)
+    monkeypatch.setattr(database_target, "temporary_folder", full)
+    failure = failed(target)
+    assert failure.kind == "infrastructure" and failure.reason.endswith("No space left on device")
+    assert failure.extra["filesystem"] == failure.extra["filesystems"]["verify"]
+
+
+def test_hot_keys_are_answered_by_the_cache(tmp_path: Path) -> None:
+    # The cache holds a seventh of the data.
+    settings = {"num": 15_000, "reads": 6_000, "cache_size": 2 * MiB, "block_size": 4096}
+    plain, hot = (
+        measured(small(tmp_path, name, settings=settings)).metrics["cache_hit"] for name in ("mixgraph", "mixgraph-hot")
+    )
+    assert hot > plain + 0.2
 
 
 def test_a_configuration_outside_the_space_is_rejected_unrun(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 
 import pytest
 
-from mlsysopt.core.errors import MissingProgram, TargetError, UsageError
+from mlsysopt.core.errors import InfrastructureError, MissingProgram, TargetError, UsageError
 from mlsysopt.core.target import Failure, Limits, Measurement, Outcome, Target
 from mlsysopt.operate import tune
-from mlsysopt.operate.tune.rocksdb import phases, storage
+from mlsysopt.operate.tune.rocksdb import database_target, phases, storage
+from mlsysopt.operate.tune.rocksdb.database_target import knowledge
 from mlsysopt.operate.tune.rocksdb.options import OptionsFile
-from mlsysopt.operate.tune.rocksdb.target import DbBench, db_bench, knowledge
-from mlsysopt.operate.tune.rocksdb.workloads import Workload
+from mlsysopt.operate.tune.rocksdb.target import DbBench, db_bench
+from mlsysopt.operate.tune.rocksdb.workloads import WORKLOADS, Workload
 from mlsysopt.testing.targets import TargetContract
 
 KNOB_FLAGS = ("block_size", "write_buffer_size", "max_background_compactions", "level0_stop_writes_trigger")
@@ -90,6 +91,18 @@ def test_a_fidelity_scales_keys_and_operations_together(target: DbBench, fake: A
     measured(target, fidelity=0.25)
     for call in fake.calls():
         assert {"--num=30000", "--reads=7500"} <= set(call)
+
+
+def test_a_fidelity_scales_the_keys_of_a_workload_that_names_none(fake: Any, tmp_path: Path) -> None:
+    own = Workload(["fillrandom", "flush"], ["mixgraph"], {"reads": 100, "mix_put_ratio": 0.1, "mix_seek_ratio": 0.1})
+    measured(db_bench(own, program=fake.program, directory=tmp_path / "d"), fidelity=0.5)
+    assert {"--num=500000", "--reads=50"} <= set(fake.calls()[0])
+
+
+def test_the_hot_preset_reaches_db_bench(fake: Any, tmp_path: Path) -> None:
+    measured(db_bench("mixgraph-hot", program=fake.program, directory=tmp_path / "d"))
+    for call in fake.calls():
+        assert {"--key_dist_a=0.002312", "--key_dist_b=0.3467", "--keyrange_num=30"} <= set(call)
 
 
 def test_threads_are_for_the_run_alone(fake: Any, tmp_path: Path) -> None:
@@ -174,6 +187,25 @@ def test_a_directory_that_is_none(fake: Any, tmp_path: Path) -> None:
     assert "cannot be used: Not a directory" in failure.reason
 
 
+def test_a_folder_that_cannot_be_made_is_a_failure(target: DbBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(prefix: str, *, base: Path) -> Any:
+        raise InfrastructureError(f"cannot make a folder in {base}: No space left on device")
+
+    monkeypatch.setattr(database_target, "temporary_folder", full)
+    failure = failed(target)
+    assert failure.kind == "infrastructure" and failure.reason.endswith("No space left on device")
+    assert failure.wall_s > 0 and failure.extra["filesystem"] == failure.extra["filesystems"]["verify"]
+
+
+def test_a_disk_that_fails_during_the_trial_is_a_failure(target: DbBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(database: Path) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(storage, "used_bytes", broken)
+    failure = failed(target)
+    assert failure.kind == "infrastructure" and failure.reason == f"{target.directory}: Input/output error"
+
+
 def test_a_configuration_outside_the_space_is_rejected_unrun(target: DbBench, fake: Any) -> None:
     failure = failed(target, {"level0_file_num_compaction_trigger": 64, "level0_slowdown_writes_trigger": 2})
     assert failure.kind == "rejected" and "level0_slowdown_writes_trigger" in failure.reason
@@ -210,6 +242,15 @@ def test_the_fingerprint_keeps_workload_budget_and_version_apart(fake: Any) -> N
         db_bench(program=fake.program, threads=2),
     ):
         assert other.fingerprint() != one
+
+
+def test_the_fingerprint_of_mixgraph_is_that_of_the_recorded_tables(fake: Any) -> None:
+    found = db_bench(program=fake.program, memory="256MiB").fingerprint()
+    assert list(found) == ["target", "engine", "version", "workload", "load", "run", "flags", "memory_bytes", "threads"]
+    assert found["workload"] == "mixgraph" and found["run"] == ["mixgraph"] and found["threads"] == 1
+    assert found["load"] == ["fillrandom", "flush", "waitforcompaction"] and found["memory_bytes"] == 256 * 1024**2
+    assert found["flags"] == {**WORKLOADS["mixgraph"].flags, "sine_mix_rate": False}
+    assert "key_dist_a" not in found["flags"] and db_bench("mixgraph-hot", program=fake.program).fingerprint() != found
 
 
 def test_guards_and_subgoals_follow_the_workload(fake: Any) -> None:

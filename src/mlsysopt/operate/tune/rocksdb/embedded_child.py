@@ -162,7 +162,7 @@ def _trial(job: Job) -> Answer:
     # Ended before the database is closed: this binding flushes on closing, db_bench does not.
     run = _phase(len(spent), float(spent.sum()) / 1e9, started, opening)
     db.close()
-    idle = replay.idle(Path(job.folder, "idle"))
+    idle = replay.idle(Path(job.folder, "idle"), run.counters.get("rocksdb.number.db.next", 0))
     return Answer(load, opened, run, replay.latencies(spent), idle, replay.idle_share(idle, run.cpu_s), l0_files)
 
 

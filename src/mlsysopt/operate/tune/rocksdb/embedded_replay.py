@@ -53,7 +53,9 @@ class Replay:
         written = np.where(stream.kinds == PUT, stream.amounts, 0)
         largest = max(int(flags["value_size"]), int(written.max(initial=0)))
         self.text = text_of_values(largest, float(flags["compression_ratio"]), letters)
+        self._num = int(flags["num"])
         self._kinds = stream.kinds
+        self._scanned = np.where(stream.kinds == SEEK, stream.amounts, 0)
         self._keys = to_keys(stream.keys, int(flags["key_size"]))
         self._amounts: list[int] = stream.amounts.tolist()
         self._starts = text_starts(written, len(self.text))
@@ -89,7 +91,7 @@ class Replay:
             last = now
         return np.array(spent, dtype=np.int64)
 
-    def idle(self, folder: Path) -> dict[str, float]:
+    def idle(self, folder: Path, visited: int) -> dict[str, float]:
         """Return the microseconds that an operation takes where RocksDB has next to nothing to do.
 
         A small database whose few tiny entries all lie in its memtable; a Put ends in a batch that is
@@ -97,22 +99,24 @@ class Replay:
 
         Args:
             folder: Where that database goes; must not exist.
+            visited: Keys that the scans of the timed run saw; fewer than they wanted where they met the end.
         """
         import rocksdict
 
         plain = rocksdict.Options(raw_mode=True)
         plain.create_if_missing(True)
         n = min(len(self._keys), _IDLE_OPERATIONS)
-        scanned = [
-            amount for amount, kind in zip(self._amounts[:n], self._kinds.tolist(), strict=False) if kind == SEEK
-        ]
-        entries = to_keys(np.arange(max(scanned, default=0)), max(8, len(self._keys[0])))
+        # As many keys as the longest scan wants, but no more than the workload has.
+        entries = min(int(self._scanned.max(initial=0)), self._num)
         batch = rocksdict.WriteBatch(raw_mode=True)
         with rocksdict.Rdict(str(folder), plain) as db:
-            for key in entries:
+            for key in to_keys(np.arange(entries), 8):
                 db.put(key, b"")
             times = [self.on(db.get, batch.put, db.values, [b""] * n) for _ in range(_IDLE_REPEATS)]
-        return {name: float(spent.mean()) / 1e3 for name, spent in self._by_kind(np.min(times, axis=0))}
+        found = {name: float(spent.mean()) / 1e3 for name, spent in self._by_kind(np.min(times, axis=0))}
+        if entries and "seek" in found:
+            found["seek"] *= min(1.0, visited / int(np.minimum(self._scanned, entries).sum()))
+        return found
 
     def idle_share(self, idle: Mapping[str, float], cpu_s: float) -> float:
         """Return the share of the run's CPU seconds that idle operations alone would have taken."""

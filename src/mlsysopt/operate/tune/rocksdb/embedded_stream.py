@@ -10,7 +10,7 @@ import numpy as np
 from mlsysopt.core.errors import UsageError, near_misses
 from mlsysopt.operate.tune.rocksdb.flags import Flag
 from mlsysopt.operate.tune.rocksdb.mixgraph import GET, PUT, SEEK, Ints, Stream, mixgraph
-from mlsysopt.operate.tune.rocksdb.workloads import Workload
+from mlsysopt.operate.tune.rocksdb.workloads import DEFAULT_KEYS, Workload
 
 __all__ = ["FLAGS", "check_workload", "load_keys", "run_stream", "text_of_values", "text_starts", "to_keys"]
 
@@ -18,7 +18,7 @@ __all__ = ["FLAGS", "check_workload", "load_keys", "run_stream", "text_of_values
 FLAGS: Mapping[str, Flag] = {
     flag.name: flag
     for flag in (
-        Flag("num", "int64", 1_000_000, "keys"),
+        Flag("num", "int64", DEFAULT_KEYS, "keys"),
         Flag("reads", "int64", -1, "operations of the timed run; below 0: as many as keys"),
         Flag("key_size", "int32", 16, "bytes of a key"),
         Flag("value_size", "int32", 100, "bytes of a loaded value"),
@@ -32,11 +32,11 @@ FLAGS: Mapping[str, Flag] = {
         Flag("mix_max_value_size", "int64", 1024, "largest written value"),
         Flag("sine_mix_rate", "bool", False, "a varying rate; not in this engine"),
         Flag("keyrange_num", "int64", 1, "number of key ranges"),
-        Flag("keyrange_dist_a", "double", 0.0, "hotness of key ranges, a e^(b x) + c e^(d x)"),
+        Flag("keyrange_dist_a", "double", 0.0, "hotness of key ranges, a e^(b x) + c e^(d x); needs key_dist_*"),
         Flag("keyrange_dist_b", "double", 0.0, "hotness of key ranges"),
         Flag("keyrange_dist_c", "double", 0.0, "hotness of key ranges"),
         Flag("keyrange_dist_d", "double", 0.0, "hotness of key ranges"),
-        Flag("key_dist_a", "double", 0.0, "power law of keys inside a range, a r^b"),
+        Flag("key_dist_a", "double", 0.0, "power law of keys inside a range, a r^b; 0: uniform keys"),
         Flag("key_dist_b", "double", 0.0, "power law of keys inside a range"),
         Flag("value_theta", "double", 0.0, "location of value sizes"),
         Flag("value_k", "double", 0.2615, "shape of value sizes"),

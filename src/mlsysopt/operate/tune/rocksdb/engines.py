@@ -34,7 +34,9 @@ def rocksdb(
     """Make RocksDB a target: its knobs, its workload, its memory budget.
 
     Args:
-        workload: `mixgraph`, `ycsb-a`, `ycsb-b`, `ycsb-c`, or a `Workload`.
+        workload: `mixgraph` (the mix of FAST 2020 on uniform keys: db_bench heeds key ranges only where
+            `key_dist_a` and `key_dist_b` are set), `mixgraph-hot` (with its hot key ranges), `ycsb-a`,
+            `ycsb-b`, `ycsb-c`, or a `Workload`.
         engine: `db_bench`, `embedded` (the rocksdict wheel), or `auto`: db_bench when it is installed.
         knobs: `paper10`, `wide`, flag names, or names with bounds (`"block_size=4KiB..64KiB"`).
         memory: Budget of block cache and memtables; None is 1.5 times what the default needs.

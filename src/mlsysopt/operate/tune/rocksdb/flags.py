@@ -11,19 +11,19 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mlsysopt.core.errors import ArtefactError, TargetError, UsageError
+from mlsysopt.core.errors import ArtefactError, TargetError, UsageError, near_misses
 from mlsysopt.core.places import artefact_header, cache_dir, read_header
 from mlsysopt.core.processes import program as find_program
 from mlsysopt.core.processes import run_child, temporary_folder
 from mlsysopt.core.quantities import parse_quantity
 from mlsysopt.core.target import Limits, Value
 
-__all__ = ["Binary", "Flag", "accepted_codecs", "find_db_bench", "help_of", "parse_help"]
+__all__ = ["Binary", "Flag", "accepted_codecs", "find_db_bench", "help_of", "parse_help", "read_settings"]
 
 FlagType = Literal["bool", "int", "float", "str"]
 CODECS = ("none", "snappy", "zlib", "bzip2", "lz4", "lz4hc", "zstd")
@@ -90,6 +90,24 @@ def _allowed(type_: str) -> str:
     words = {"bool": "true or false", "double": "a number", "string": "text"}
     signed = "an integer >= 0" if type_.startswith("u") else "an integer"
     return words.get(type_, f"{signed} ({type_}), or a quantity such as 64MiB")
+
+
+def read_settings(
+    settings: Mapping[str, object], known: Mapping[str, Flag], engine: str, *, refused: Container[str] = ()
+) -> dict[str, Value]:
+    """Turn the flags that a user gives into values of their types.
+
+    Raises:
+        UsageError: the engine has no such flag, it is one that trials set themselves, or the value is wrong.
+    """
+    found: dict[str, Value] = {}
+    for name, given in settings.items():
+        if name not in known:
+            raise UsageError(f"no flag {name!r} in {engine}; {near_misses(name, known, noun='flag')}")
+        if name in refused:
+            raise UsageError(f"flag {name!r} is set by every trial itself and cannot be given with --set")
+        found[name] = known[name].read(given)
+    return found
 
 
 def parse_help(text: str) -> dict[str, Flag]:

@@ -108,7 +108,7 @@ def run_trial(
         limits: Limits of every child; the time-out is of all three together.
     """
     started = time.monotonic()
-    flags = {**_scaled(workload.flags, fidelity), **knobs}
+    flags = {**workload.scaled(fidelity), **knobs}
     steps = (
         ("load", _with_stats(workload.load), {}, False),
         ("open", ("levelstats",), {}, True),
@@ -198,12 +198,3 @@ def _with_spent(failure: Failure, phases: Mapping[str, Phase], started: float) -
 
 def _with_stats(benchmarks: Sequence[str]) -> tuple[str, ...]:
     return tuple(benchmarks) if "stats" in benchmarks else (*benchmarks, "stats")
-
-
-def _scaled(flags: Mapping[str, Any], fidelity: float) -> dict[str, Any]:
-    """Scale keys and operations together: one alone would change how much of the data is hot."""
-    scaled = dict(flags)
-    for name in ("num", "reads", "writes"):
-        if isinstance(scaled.get(name), int) and scaled[name] > 0:
-            scaled[name] = max(1, round(scaled[name] * fidelity))
-    return scaled

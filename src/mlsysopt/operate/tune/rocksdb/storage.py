@@ -11,6 +11,7 @@ from typing import Any
 from mlsysopt.core.places import state_dir
 from mlsysopt.core.quantities import format_bytes
 from mlsysopt.core.target import Failure, Purpose
+from mlsysopt.operate.tune.rocksdb.workloads import DEFAULT_KEYS
 
 __all__ = ["bytes_needed", "choose", "default_directory", "filesystem_of", "room_for", "used_bytes"]
 
@@ -29,7 +30,7 @@ def bytes_needed(flags: Mapping[str, Any], memtables_bytes: int, *, loads: int =
     memtables hold, and everything that the run may write.
     """
     entry = int(flags.get("key_size", 16)) + int(flags.get("value_size", 100))
-    keys = int(flags.get("num", 1_000_000))
+    keys = int(flags.get("num", DEFAULT_KEYS))
     reads = int(flags.get("reads", keys))
     data = int(keys * fidelity) * entry * loads
     return 2 * data + min(data, memtables_bytes) + int((reads if reads > 0 else keys) * fidelity) * entry
