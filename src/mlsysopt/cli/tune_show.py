@@ -36,6 +36,7 @@ def describe_target(target: Target) -> Document:
     parts = [
         f"{target.name}: "
         + ", ".join(f"{key} {value}" for key, value in target.fingerprint().items() if not isinstance(value, dict)),
+        *([f"  {about}"] if (about := getattr(target, "about", "")) else []),
         "\nknobs\n" + table(["name", "range", "default", "origin", "what it is"], knobs),
         "\nconstraints\n" + "\n".join(f"  {expression.text}" for expression in space.constraints or ()),
         "\nmetrics\n" + table(["name", "unit", "better", "kind", "what it is"], metrics),

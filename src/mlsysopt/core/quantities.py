@@ -92,7 +92,7 @@ def parse_quantity(text: str | int | float, *, kind: Kind = "any") -> float | in
     >>> parse_quantity("1h30min", kind="seconds")
     5400.0
     """
-    if isinstance(text, bool) or not isinstance(text, str | int | float):
+    if isinstance(text, bool) or not isinstance(text, str | int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise QuantityError(f"quantity {text!r}: a {type(text).__name__} is given, allowed is {_EXAMPLES[kind]}")
     if not isinstance(text, str):
         if isinstance(text, float) and not math.isfinite(text):

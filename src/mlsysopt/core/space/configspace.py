@@ -48,12 +48,12 @@ def to_configspace(space: Space) -> ConfigurationSpace:
         found.add(parts[0] if len(parts) == 1 else library.AndConjunction(*parts))
     for constraint in space.constraints:
         for left, operator, right in _relations(constraint):
-            relation = {
+            relations: dict[type[ast.cmpop], Any] = {
                 ast.LtE: library.ForbiddenGreaterThanRelation,
                 ast.GtE: library.ForbiddenLessThanRelation,
                 ast.NotEq: library.ForbiddenEqualsRelation,
-            }[operator]
-            found.add(relation(found[left], found[right]))
+            }
+            found.add(relations[operator](found[left], found[right]))
     return found
 
 
@@ -142,7 +142,8 @@ def from_configspace(given: ConfigurationSpace) -> Space:
     library = _library()
     parameters = [_parameter(library, one) for one in given.values()]
     conditions: dict[str, str] = {}
-    for one in given.conditions:
+    every: list[Any] = list(given.conditions)
+    for one in every:
         name = one.child.name if hasattr(one, "child") else one.components[0].child.name
         text = _condition_text(library, one)
         conditions[name] = f"({conditions[name]}) and ({text})" if name in conditions else text

@@ -8,7 +8,15 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from mlsysopt.core.errors import SpaceError, near_misses
-from mlsysopt.core.quantities import parse_quantity
+from mlsysopt.core.space.checks import (
+    check_name,
+    check_range,
+    check_special,
+    number_or_none,
+    real,
+    shown_type,
+    whole,
+)
 
 __all__ = ["Bool", "Choice", "Fault", "Float", "Int", "Origin", "Parameter", "Permutation"]
 
@@ -64,28 +72,28 @@ class Int:
     about: str = ""
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
-        low, high, step = (_whole(self.name, what, getattr(self, what)) for what in ("low", "high", "step"))
-        special = tuple(_whole(self.name, "a special value", value) for value in self.special)
+        check_name(self.name)
+        low, high, step = (whole(self.name, what, getattr(self, what)) for what in ("low", "high", "step"))
+        special = tuple(whole(self.name, "a special value", value) for value in self.special)
         if self.log and step != 1:
             raise SpaceError(f"parameter {self.name!r}: a log range has step 1, got step={step}")
         if step < 1:
             raise SpaceError(f"parameter {self.name!r}: step must be at least 1, got {step}")
         if self.log and low == 0:
             low, special = 1, special if 0 in special else (0, *special)
-        _check_range(self.name, low, high, self.log)
+        check_range(self.name, low, high, self.log)
         high = low + (high - low) // step * step
         if high == low:
             raise SpaceError(f"parameter {self.name!r}: step must fit between low and high, got step={step}")
         if not -_LARGEST <= low < high <= _LARGEST or high - low > _LARGEST:
             raise SpaceError(f"parameter {self.name!r}: bounds must lie within 2**62, got low={low}, high={high}")
-        _check_special(self.name, special, low, high)
+        check_special(self.name, special, low, high)
         _set(self, low=low, high=high, step=step, special=special)
         if self.default is None:
             middle = round(math.sqrt(low) * math.sqrt(high)) if self.log else (low + high) // 2
             _set(self, default=low + (middle - low) // step * step)
         else:
-            _set(self, default=_whole(self.name, "default", self.default))
+            _set(self, default=whole(self.name, "default", self.default))
         _check_default(self)
 
     @property
@@ -101,7 +109,7 @@ class Int:
     def fault(self, value: Any) -> Fault | None:
         """Return what is wrong with a value, None when it is allowed."""
         if isinstance(value, bool) or not isinstance(value, int):
-            return "type", f"must be a whole number, got {_shown(value)}"
+            return "type", f"must be a whole number, got {shown_type(value)}"
         if value in self.special:
             return None
         if not self.low <= value <= self.high:
@@ -112,7 +120,7 @@ class Int:
 
     def nearest(self, value: Any) -> int:
         """Return the allowed value next to any value; the default when it is no number."""
-        number = _number_or_none(value)
+        number = number_or_none(value)
         if number is None:
             return _given(self.default)
         if number in self.special:
@@ -153,10 +161,10 @@ class Float:
     about: str = ""
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
-        low, high = (_real(self.name, what, getattr(self, what)) for what in ("low", "high"))
-        step = None if self.step is None else _real(self.name, "step", self.step)
-        special = tuple(_real(self.name, "a special value", value) for value in self.special)
+        check_name(self.name)
+        low, high = (real(self.name, what, getattr(self, what)) for what in ("low", "high"))
+        step = None if self.step is None else real(self.name, "step", self.step)
+        special = tuple(real(self.name, "a special value", value) for value in self.special)
         if step is not None and step <= 0:
             raise SpaceError(f"parameter {self.name!r}: step must be positive, got {step}")
         if self.log and low == 0.0:
@@ -168,7 +176,7 @@ class Float:
             low, special, step = step, special if 0.0 in special else (0.0, *special), None
         if self.log and step is not None:
             raise SpaceError(f"parameter {self.name!r}: a log range has no step, got step={step}")
-        _check_range(self.name, low, high, self.log)
+        check_range(self.name, low, high, self.log)
         if not math.isfinite(high - low):
             raise SpaceError(f"parameter {self.name!r}: the range is too wide, got low={low}, high={high}")
         _set(self, low=low, high=high, step=step, special=special)
@@ -177,12 +185,12 @@ class Float:
             if top < 1 or top > 2**53:
                 raise SpaceError(f"parameter {self.name!r}: step must fit between low and high, got step={step}")
             _set(self, high=self.grid_value(top))
-        _check_special(self.name, special, self.low, self.high)
+        check_special(self.name, special, self.low, self.high)
         if self.default is None:
             middle = math.sqrt(low) * math.sqrt(self.high) if self.log else low / 2 + self.high / 2
             _set(self, default=self.nearest(middle))
         else:
-            _set(self, default=_real(self.name, "default", self.default))
+            _set(self, default=real(self.name, "default", self.default))
         _check_default(self)
 
     @property
@@ -202,7 +210,7 @@ class Float:
     def fault(self, value: Any) -> Fault | None:
         """Return what is wrong with a value, None when it is allowed."""
         if isinstance(value, bool) or not isinstance(value, int | float):
-            return "type", f"must be a number, got {_shown(value)}"
+            return "type", f"must be a number, got {shown_type(value)}"
         if value in self.special:
             return None
         if not self.low <= value <= self.high:
@@ -215,7 +223,7 @@ class Float:
 
     def nearest(self, value: Any) -> float:
         """Return the allowed value next to any value; the default when it is no number."""
-        number = _number_or_none(value)
+        number = number_or_none(value)
         if number is None:
             return _given(self.default)
         if number in self.special:
@@ -235,7 +243,7 @@ class Bool:
     about: str = ""
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         _check_default(self)
 
     @property
@@ -250,7 +258,7 @@ class Bool:
 
     def fault(self, value: Any) -> Fault | None:
         """Return what is wrong with a value, None when it is allowed."""
-        return None if isinstance(value, bool) else ("type", f"must be true or false, got {_shown(value)}")
+        return None if isinstance(value, bool) else ("type", f"must be true or false, got {shown_type(value)}")
 
     def nearest(self, value: Any) -> bool:
         """Return 0 and 1 as a switch, and the default for anything else."""
@@ -276,14 +284,14 @@ class Choice:
     about: str = ""
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         choices = tuple(self.choices)
         if isinstance(self.choices, str) or not choices:
             raise SpaceError(f"parameter {self.name!r}: choices must be a list of values, got {self.choices!r}")
         if not self.native:
             for choice in choices:
                 if not isinstance(choice, bool | int | float | str) or choice != choice:
-                    raise SpaceError(f"parameter {self.name!r}: a choice is text or a number, got {_shown(choice)}")
+                    raise SpaceError(f"parameter {self.name!r}: a choice is text or a number, got {shown_type(choice)}")
             words = [str(choice) for choice in choices]
             twins = sorted({word for word in words if words.count(word) > 1})
             if twins:
@@ -319,7 +327,7 @@ class Choice:
         if self.index(value) is not None:
             return None
         near = near_misses(str(value), [str(choice) for choice in self.choices], noun="choice")
-        return "bounds", f"is not one of its choices, got {_shown(value)}; {near}"
+        return "bounds", f"is not one of its choices, got {shown_type(value)}; {near}"
 
     def nearest(self, value: Any) -> Any:
         """Return the value if it is a choice, else the default."""
@@ -343,8 +351,8 @@ class Permutation:
     about: str = ""
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
-        n = _whole(self.name, "n", self.n)
+        check_name(self.name)
+        n = whole(self.name, "n", self.n)
         if not 1 <= n <= 10_000:
             raise SpaceError(f"parameter {self.name!r}: n must be from 1 to 10000, got {n}")
         _set(self, n=n, default=tuple(range(n)) if self.default is None else tuple(self.default))
@@ -368,12 +376,12 @@ class Permutation:
         )
         if whole and sorted(value) == list(range(self.n)):
             return None
-        return "type", f"must be an order of 0 .. {self.n - 1}, got {_shown(value)}"
+        return "type", f"must be an order of 0 .. {self.n - 1}, got {shown_type(value)}"
 
     def nearest(self, value: Any) -> tuple[int, ...]:
         """Return the value if it is an order, else the default."""
         if isinstance(value, tuple | list):
-            items = [_number_or_none(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+            items = [number_or_none(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
             if None not in items and self.fault(tuple(items)) is None:
                 return tuple(int(item) for item in items if item is not None)
         return _given(self.default)
@@ -392,53 +400,6 @@ def _given(default: Any) -> Any:
     return default
 
 
-def _check_name(name: Any) -> None:
-    if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
-        raise SpaceError(f"a parameter needs a printable name without spaces around it, got {name!r}")
-
-
-def _whole(name: str, what: str, value: Any) -> int:
-    number = parse_quantity(value) if isinstance(value, str) else value
-    if isinstance(number, bool) or not hasattr(number, "__index__"):
-        if isinstance(number, float) and number.is_integer():
-            return int(number)
-        raise SpaceError(f"parameter {name!r}: {what} must be a whole number, got {_shown(value)}")
-    return int(number)
-
-
-def _real(name: str, what: str, value: Any) -> float:
-    number = parse_quantity(value) if isinstance(value, str) else value
-    if isinstance(number, bool) or not hasattr(number, "__float__") or not math.isfinite(number):
-        raise SpaceError(f"parameter {name!r}: {what} must be a finite number, got {_shown(value)}")
-    # Minus zero would be written differently from zero.
-    return float(number) + 0.0
-
-
-def _number_or_none(value: Any) -> int | float | None:
-    """Return a plain number, also of a numpy scalar; None for anything else and for nan."""
-    if isinstance(value, str) or not hasattr(value, "__float__"):
-        return None
-    if hasattr(value, "__index__"):
-        return int(value)
-    number = float(value)
-    return None if math.isnan(number) else number
-
-
-def _check_range(name: str, low: float, high: float, log: bool) -> None:
-    if not low < high:
-        raise SpaceError(f"parameter {name!r}: low must be below high, got low={low}, high={high}")
-    if log and low <= 0:
-        raise SpaceError(f"parameter {name!r}: a log range starts above 0, got low={low}")
-
-
-def _check_special(name: str, special: tuple[float, ...], low: float, high: float) -> None:
-    for value in special:
-        if low <= value <= high:
-            raise SpaceError(f"parameter {name!r}: special value {value} must lie outside {low} .. {high}")
-    if len(set(special)) < len(special):
-        raise SpaceError(f"parameter {name!r}: special values must differ, got {special}")
-
-
 def _check_default(parameter: Parameter) -> None:
     fault = parameter.fault(parameter.default)
     if fault is not None:
@@ -448,8 +409,3 @@ def _check_default(parameter: Parameter) -> None:
 def _range(parameter: Int | Float) -> str:
     special = f" or be {', '.join(map(str, parameter.special))}" if parameter.special else ""
     return f"{parameter.low} .. {parameter.high}{special}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

@@ -57,7 +57,7 @@ def sobol(space: Space, n: int, seed: int) -> list[dict[str, Any]]:
     """
     from scipy.stats import qmc
 
-    engine = qmc.Sobol(space.dims(), scramble=True, seed=np.random.default_rng(seed))
+    engine = qmc.Sobol(space.dims(), scramble=True, seed=np.random.default_rng(seed))  # pyright: ignore[reportCallIssue]
     found: dict[str, dict[str, Any]] = {}
     # The number of points stays a power of two, so that each draw doubles a balanced set.
     draw = 1 << max(3, (max(n, 1) - 1).bit_length())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
@@ -83,7 +83,8 @@ class Space:
                 )
         if not expression.names:
             raise ExpressionError(
-                f"expression {expression.text!r} mentions no parameter; {near_misses('', self._names, noun='parameter')}"
+                f"expression {expression.text!r} mentions no parameter; "
+                + near_misses("", self._names, noun="parameter")
             )
         expression.check_types(
             {one.name: one.choices for one in self._parameters if isinstance(one, Choice) and holds_text(one)}
@@ -250,15 +251,15 @@ class Space:
             more = [f"... and {len(found) - 2} more"] if len(found) > 3 else found[2:]
             raise SpaceError("\n".join([*found[:2], *more]))
 
-    def sample(self, rng: np.random.Generator, n: int) -> list[dict[str, Value]]:
+    def sample(self, rng: np.random.Generator, n: int) -> list[dict[str, Any]]:
         """Return n valid configurations, uniform in the unit cube given the constraints."""
         return sampling.sample(self, rng, n)
 
-    def sobol(self, n: int, seed: int) -> list[dict[str, Value]]:
+    def sobol(self, n: int, seed: int) -> list[dict[str, Any]]:
         """Return n scrambled Sobol points of the valid space, different ones where the space has them."""
         return sampling.sobol(self, n, seed)
 
-    def repair(self, config: Mapping[str, Any]) -> dict[str, Value]:
+    def repair(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the nearest valid configuration in the unit cube.
 
         Deterministic and idempotent. Fills what is missing with defaults, drops what is unknown or
@@ -318,7 +319,7 @@ class Space:
             start = stop
         return u
 
-    def decode(self, u: Array) -> dict[str, Value]:
+    def decode(self, u: Array | Sequence[float]) -> dict[str, Any]:
         """Return the configuration at a position, shape (d,): on the grid, but not repaired."""
         u = np.asarray(u, dtype=np.float64)
         if u.shape != (self.dims(),) or np.isnan(u).any():
@@ -352,7 +353,7 @@ class Space:
             }
         return dict(self._distributions)
 
-    def from_params(self, params: Mapping[str, Any]) -> dict[str, Value]:
+    def from_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the configuration of Optuna's parameters; other keys are ignored."""
         return distributions.from_params(self, params)
 

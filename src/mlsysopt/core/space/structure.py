@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["bounded", "can_hold", "check_names", "from_json", "groups", "ordered", "subspace", "to_json"]
 
 _VERSION = 1
-_CLASSES: Mapping[str, type[Parameter]] = {
+_CLASSES: Mapping[str, Callable[..., Parameter]] = {
     "int": Int,
     "float": Float,
     "bool": Bool,
@@ -161,7 +161,7 @@ def from_json(obj: Mapping[str, Any]) -> Space:
     parameters: list[Parameter] = []
     for i, row in enumerate(obj["parameters"]):
         try:
-            given = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+            given: dict[str, Any] = {name: _tuple(value) for name, value in row.items()}
             parameters.append(_CLASSES[given.pop("kind")](**given))
         except (AttributeError, KeyError, TypeError) as error:
             raise SpaceError(f"space.parameters[{i}] cannot be read: {error}; got {str(row)[:80]}") from error
@@ -174,6 +174,10 @@ def from_json(obj: Mapping[str, Any]) -> Space:
             name: Expression.parse(one["text"], origin=one["origin"]) for name, one in obj.get("conditions", {}).items()
         },
     )
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(cast(list[Any], value)) if isinstance(value, list) else value
 
 
 def _expression(expression: Expression) -> dict[str, str]:

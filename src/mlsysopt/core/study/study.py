@@ -260,11 +260,10 @@ class Study:
 
     def _verify(self, opened: Opened, rounds: int | None, seconds: float | None, *, top: int = 1) -> Result:
         trials = self._trials(opened.optuna)
-        if len(opened.objectives) > 1:
-            candidates = front(trials)[:MOST_CANDIDATES]
-            top = len(candidates)
-        else:
-            candidates = ranked(trials, opened.objectives[0])[: max(top, MOST_CANDIDATES)]
+        first, *others = opened.objectives
+        candidates = front(trials) if others else ranked(trials, first)
+        candidates = candidates[: max(top, MOST_CANDIDATES)]
+        top = len(candidates) if others else top
         if not candidates:
             return self._result(opened, "not proven", [], "no trial was better than the default within its guards")
         looks = LOOKS if rounds is None else (*(n for n in LOOKS if n < rounds), rounds)

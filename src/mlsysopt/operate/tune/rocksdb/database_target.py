@@ -99,6 +99,11 @@ class DatabaseTarget(ABC):
         """
 
     @property
+    def about(self) -> str:
+        """What the workload does, in one line."""
+        return self.workload.about
+
+    @property
     def guards(self) -> dict[str, str]:
         """What must not get worse, relative to the default configuration."""
         tails = {f"p99_{kind}_us": "<= 1.1x" for kind in ("get", "write") if kind in (self.workload.operations or ())}

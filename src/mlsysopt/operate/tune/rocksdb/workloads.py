@@ -14,7 +14,7 @@ __all__ = ["ALABED2021", "CAO2020", "DEFAULT_KEYS", "WORKLOADS", "Operation", "W
 Operation = Literal["get", "seek", "write"]
 
 ALABED2021 = Reference(
-    "alabed2021rocksdb",
+    "alabed2021",
     "inproceedings",
     "High-Dimensional {Bayesian} Optimization with Multi-Task Learning for {RocksDB}",
     "Sami Alabed and Eiko Yoneki",
