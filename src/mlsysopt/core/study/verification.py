@@ -123,12 +123,13 @@ class Verifier:
         return [self._judge(name, view, comparison, effective, failed.get(name)) for name, view in runs.items()]
 
     def _show(self, comparison: Comparison) -> None:
+        rounds = comparison.rounds
         for name, ratios in comparison.ratios.items():
-            shown = "; ".join(str(ratios[o.told]) for o in self.objectives if o.told in ratios)
-            rounds = comparison.rounds
-            self.tell_listener(
-                Event("verify", f"verifying {name}, round {rounds}: {shown}", {"candidate": name, "rounds": rounds})
-            )
+            told = [ratios[objective.told] for objective in self.objectives if objective.told in ratios]
+            # Before the first look there is no interval to show, only where it is heading.
+            shown = "; ".join(str(r) if rounds >= self.looks[0] else f"{r.metric} {r.value:.2f}x so far" for r in told)
+            data = {"candidate": name, "rounds": rounds, "ratios": [ratio.to_json() for ratio in told]}
+            self.tell_listener(Event("verify", f"verifying {name}, round {rounds}: {shown}", data))
 
     def _judge(
         self,
