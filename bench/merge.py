@@ -60,11 +60,18 @@ def results_page(records: Sequence[Record]) -> str:
 def summary(records: Sequence[Record]) -> str:
     """Return the README's table: one row per bench that states a headline."""
     rows = [
-        [f"`{record['bench']}`", _text(record["headline"]), _text(record["peer"]), record["date"], _machine(record)]
+        [
+            f"`{record['bench']}`",
+            _text(record["headline"]),
+            _text(record["peer"]),
+            _bars(record["bars"]),
+            record["date"],
+            _machine(record),
+        ]
         for record in records
         if record["headline"]
     ]
-    return _table(["bench", "measured", "against", "date", "machine"], rows)
+    return _table(["bench", "measured", "against", "bars met", "date", "machine"], rows)
 
 
 def between_markers(text: str, table: str) -> str:
@@ -78,6 +85,13 @@ def between_markers(text: str, table: str) -> str:
     if not (begin and end):
         return text
     return f"{before}{BEGIN}\n\n{table}\n{END}{after}"
+
+
+def _bars(bars: Sequence[Record]) -> str:
+    """Return how many of the bars that must be met were met; all of them, or which were missed."""
+    must = [bar for bar in bars if bar["must"]]
+    missed = [bar["name"] for bar in must if not bar["passed"]]
+    return f"{len(must) - len(missed)} of {len(must)}" + (f", missed: {', '.join(missed)}" if missed else "")
 
 
 def _verdict(bar: Record) -> str:

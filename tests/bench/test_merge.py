@@ -40,6 +40,7 @@ def test_results_show_failures_and_keep_cells_apart() -> None:
     assert "| core.1 | nan | >= 0.9 | **fail** |  |" in page
     assert "| core.2 | 2 | <= 1 | **fail** (stretch) | x |" in page
     assert "A \\| B, 2 cores, 24 GiB" in merge.summary([RECORD])
+    assert "| 0 of 1, missed: core.1 |" in merge.summary([RECORD])
     assert merge.summary([{**RECORD, "headline": ""}]).count("\n") == 2
 
 
