@@ -72,6 +72,7 @@ def measured_twice(store: Path) -> Iterator[tuple[int, int]]:
 
 @pytest.mark.parametrize("moment", ["asked 3", "asked 8", "trial 5", "baseline"])
 def test_killed_in_the_search(store: Path, moment: str) -> None:
+    running = set(descendants(os.getpid()))
     killed_at(store, moment)
     before = {trial.number: trial for trial in trials_of(store) if trial.valid} if moment != "baseline" else {}
     finished(store)
@@ -84,7 +85,7 @@ def test_killed_in_the_search(store: Path, moment: str) -> None:
     assert sum(trial.state not in ("lost", "running") for trial in after) == 12
     assert not any(trial.state == "running" for trial in after)
     assert list(measured_twice(store)) == []
-    assert not descendants(os.getpid())
+    assert set(descendants(os.getpid())) <= running
 
 
 def test_killed_in_the_verification(store: Path) -> None:
