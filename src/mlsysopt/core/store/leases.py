@@ -107,7 +107,7 @@ def lost_trials(connection: sa.Connection, study_id: int, here: Owner, grace_s: 
     ).all()
     found: list[Lost] = []
     for row in rows:
-        owner = None if row.host is None else Owner(row.host, *row.boot.partition("/")[::2], row.pid, row.ticks)
+        owner = None if row.host is None else _owner(row.host, row.boot, row.pid, row.ticks)
         if owner is not None and here.is_dead(owner):
             end = "gave it up" if owner.ticks == RELEASED else "is gone"
             found.append(Lost(row.trial_id, row.number, f"its process {owner.pid} {end}", row.heartbeat))
@@ -120,6 +120,11 @@ def lost_trials(connection: sa.Connection, study_id: int, here: Owner, grace_s: 
                 reason = f"no sign of life from {who} for {silent.total_seconds():.0f} s"
                 found.append(Lost(row.trial_id, row.number, reason, row.heartbeat))
     return found
+
+
+def _owner(host: str, place: str, pid: int, ticks: int) -> Owner:
+    boot, _, namespace = place.partition("/")
+    return Owner(host, boot, namespace, pid, ticks)
 
 
 def bury(connection: sa.Connection, lost: Lost) -> bool:
