@@ -26,7 +26,7 @@ help:  ## this list
 demo: python  ## set up what it needs and tune a real RocksDB (under eight minutes once installed)
 	@$(PYTHON) scripts/environment.py tune --packages rocksdb-tools
 	@mkdir -p demo
-	@code=0; $(BIN)/mlsysopt tune run rocksdb --engine auto --budget $(BUDGET) \
+	@code=0; $(BIN)/mlsysopt tune run rocksdb --engine auto --memory 256MiB --budget $(BUDGET) \
 	    --store demo/tune.db --report demo/report --out demo/rocksdb-options.ini || code=$$?; \
 	if [ $$code = 4 ]; then \
 	    echo "Not proven: on this machine no candidate was verifiably better, so the default stays. That is an answer, not a failure."; \
