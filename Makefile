@@ -64,7 +64,7 @@ bench: dev  ## run the benches of ROOM (all without it) and merge their results
 	    echo "== bench.$$name"; \
 	    $(BIN)/python -m bench.$$name || { code=1; echo "bench.$$name did not pass"; }; \
 	done; \
-	$(BIN)/python -m bench.merge; \
+	$(BIN)/python -m bench.merge; $(BIN)/python -m bench.picture; \
 	exit $$code
 
 docs: dev  ## build the documentation into site/

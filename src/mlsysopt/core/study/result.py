@@ -33,7 +33,8 @@ class GuardCheck:
 
     def text(self) -> str:
         """Return one line: limit, value, interval, verdict."""
-        return f"{self.guard}: {self.value:.3g} [{self.low:.3g}, {self.high:.3g}] {'kept' if self.kept else 'BROKEN'}"
+        interval = "" if self.low == self.high else f" [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.guard}: {self.value:.3g}{interval} {'kept' if self.kept else 'BROKEN'}"
 
 
 @dataclass(frozen=True, slots=True)
