@@ -2,7 +2,9 @@
 
 One random forest per metric on the logarithms of ratios to the canary is the truth; the *vectors* of
 out-of-bag residuals, resampled whole, are the noise, so that metrics stay correlated as they were
-measured. A forest on which runs failed decides what fails.
+measured. A forest on which runs failed decides what fails. A forest answers with the median of its
+trees: their mean would smooth steps, such as those of write amplification, until almost nothing met
+all guards at once. The canaries are rows of the default, each relative to the one before it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-FOREST = 200
+FOREST = 100
 POOL = 8192
 STARTS = 5
 WORST = -2.0
@@ -42,7 +44,8 @@ class Table:
         objective: The metric to maximise.
         guards: Metric -> (sign, ln limit): feasible where sign * z <= sign * ln limit.
         subgoals: The shipped knowledge.
-        configs: Configurations of the m rows.
+        configs: Configurations of the m rows, those of the default among them.
+        trials: Which rows are trials, not canaries, shape (m,).
         x: The same, encoded, shape (m, d).
         z: Metric -> ln ratio, shape (m,), NaN for failures.
         failures: Kind of failure per row, None where it ran.
@@ -55,6 +58,7 @@ class Table:
     guards: dict[str, tuple[float, float]]
     subgoals: dict[str, Sequence[str]]
     configs: list[dict[str, Any]]
+    trials: NDArray[np.bool_]
     x: Floats
     z: dict[str, Floats]
     failures: list[str | None]
@@ -75,8 +79,9 @@ class Table:
         columns = obj["columns"]
         rows = range(len(columns["role"]))
         canary_rows = [i for i in rows if columns["role"][i] == "canary"]
-        trial_rows = [i for i in rows if columns["role"][i] == "trial"]
-        before = [max(c for c in canary_rows if c < i) for i in trial_rows]
+        # Every trial, and every canary but the first, has a canary before it.
+        told = [i for i in rows if i > canary_rows[0]]
+        before = [max(c for c in canary_rows if c < i) for i in told]
         z, noise = {}, {}
         for metric, values in obj["metrics"].items():
             series = np.array([math.nan if value is None else float(value) for value in values])
@@ -84,13 +89,14 @@ class Table:
             if not np.isfinite(canaries).all():
                 continue
             log = _logarithm(series, float(np.median(canaries)))
-            z[metric] = log[trial_rows] - log[before]
+            z[metric] = log[told] - log[before]
             steps = np.diff(log[canary_rows])
             # A ratio has the noise of both its sides.
             noise[metric] = max(1e-6, float(np.mean(steps**2))) if len(steps) else 1e-4
-        kinds = [(columns["failure"][i] or {}).get("kind") for i in trial_rows]
-        names = list(space.names)
-        configs = [{knob: obj["config"][knob][i] for knob in names} for i in trial_rows]
+        kinds = [(columns["failure"][i] or {}).get("kind") for i in told]
+        default = space.default()
+        asked = [{knob: values[i] for knob, values in obj["config"].items() if values[i] is not None} for i in told]
+        configs = [{**default, **config} for config in asked]
         guards = {}
         for metric, text in obj["guards"].items():
             guard = Guard.parse(metric, text)
@@ -104,6 +110,7 @@ class Table:
             guards=guards,
             subgoals=dict(obj["subgoals"]),
             configs=[configs[i] for i in kept],
+            trials=np.array([columns["role"][told[i]] == "trial" for i in kept]),
             x=np.asarray(space.encode_many([configs[i] for i in kept])),
             z={metric: values[kept] for metric, values in z.items()},
             failures=[kinds[i] for i in kept],
@@ -119,24 +126,35 @@ def _logarithm(series: Floats, reference: float) -> Floats:
 
 
 class Forest:
-    """scikit-learn's forest, evaluated without its per-call overhead of milliseconds."""
+    """A random forest that answers with the median of its trees.
+
+    Attributes:
+        out_of_bag: Median over the trees that did not see a row, shape (n,).
+    """
 
     def __init__(self, x: Floats, y: Floats, *, seed: int) -> None:
         from sklearn.ensemble import RandomForestRegressor
 
-        forest = RandomForestRegressor(
-            FOREST, min_samples_leaf=2, max_features=0.6, oob_score=True, bootstrap=True, random_state=seed, n_jobs=1
-        )
-        forest.fit(x, y)
-        self.out_of_bag = np.asarray(forest.oob_prediction_)
+        forest = RandomForestRegressor(FOREST, random_state=seed, n_jobs=1).fit(x, y)
+        # scikit-learn's own prediction spends milliseconds per call on checks.
         self._trees = [estimator.tree_ for estimator in forest.estimators_]
+        votes = self._votes(x)
+        for vote, drawn in zip(votes, forest.estimators_samples_, strict=True):
+            vote[drawn] = np.nan
+        unseen = np.isnan(votes).all(axis=0)
+        votes[:, unseen] = y[unseen]
+        self.out_of_bag: Floats = np.nanmedian(votes, axis=0)
 
     def __call__(self, x: Floats) -> Floats:
+        return np.median(self._votes(x), axis=0)
+
+    def mean(self, x: Floats) -> Floats:
+        """Return the mean over trees, a probability where the forest was fitted to 0 and 1."""
+        return self._votes(x).mean(axis=0)
+
+    def _votes(self, x: Floats) -> Floats:
         rows = np.ascontiguousarray(x, dtype=np.float32)
-        total = np.zeros(len(rows))
-        for tree in self._trees:
-            total += tree.predict(rows)[:, 0]
-        return total / len(self._trees)
+        return np.array([tree.predict(rows)[:, 0] for tree in self._trees])
 
 
 class Replay:
@@ -161,10 +179,14 @@ class Replay:
         self.noise = {m: float(variance) for m, variance in zip(self.metrics, self.residuals.var(axis=0), strict=True)}
         self.kinds = [kind for kind in table.failures if kind is not None]
         self._fails = Forest(table.x, (~ran).astype(float), seed=seed) if self.kinds else None
-        pool = [*table.space.sobol(POOL, seed), *(c for c, ok in zip(table.configs, ran, strict=True) if ok)]
+        pool = [*table.space.sobol(POOL, seed), *table.configs]
         truth, feasible = self.truth(np.asarray(table.space.encode_many(pool)))
         self.ceiling = float(truth[feasible].max())
         self.feasible_share = float(feasible[:POOL].mean())
+        met = ran.copy()
+        for metric, (sign, limit) in table.guards.items():
+            met[ran] &= sign * table.z[metric][ran] <= sign * limit
+        self.observed_share = float(met[table.trials].mean())
 
     def quality(self) -> dict[str, float]:
         """Return the out-of-bag rank correlation of each forest."""
@@ -172,13 +194,15 @@ class Replay:
 
         found: dict[str, float] = {}
         for metric in self.metrics:
-            rank: Any = spearmanr(self.forests[metric].out_of_bag, self.table.z[metric][self.ran])
+            # Among trials: rows of the default are many and all alike.
+            among = self.table.trials[self.ran]
+            rank: Any = spearmanr(self.forests[metric].out_of_bag[among], self.table.z[metric][self.ran][among])
             found[metric] = float(rank.statistic)
         return found
 
     def truth(self, x: Floats) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the noise-free objective and whether a configuration runs and meets every guard."""
-        able = self._fails(x) < 0.5 if self._fails is not None else np.ones(len(x), dtype=bool)
+        able = self._fails.mean(x) < 0.5 if self._fails is not None else np.ones(len(x), dtype=bool)
         for metric, (sign, limit) in self.table.guards.items():
             able &= sign * self.forests[metric](x) <= sign * limit
         return self.forests[self.table.objective](x), able
@@ -187,7 +211,7 @@ class Replay:
         """Return one noisy observation of all metrics, or the kind of failure."""
         u = np.asarray(self.table.space.encode_many([dict(config)]))
         draw, row = rng.random(), int(rng.integers(len(self.residuals)))
-        if self._fails is not None and draw < float(self._fails(u)[0]):
+        if self._fails is not None and draw < float(self._fails.mean(u)[0]):
             return self.kinds[row % len(self.kinds)]
         return {m: float(self.forests[m](u)[0] + self.residuals[row, i]) for i, m in enumerate(self.metrics)}
 

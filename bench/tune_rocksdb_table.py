@@ -185,8 +185,8 @@ def report(bench: Bench, replays: Mapping[str, Replay], traces: Mapping[str, Map
         ceiling = max([it.ceiling, *(float(t.gains.max()) for ts in by_name.values() for t in ts)])
         quality = it.quality()
         print(
-            f"{table}: {len(it.table.configs)} rows, {it.feasible_share:.0%} of the space meets the guards, "
-            f"best {math.exp(ceiling):.2f}x"
+            f"{table}: {int(it.table.trials.sum())} trials, {it.observed_share:.0%} of them meet the guards; of the "
+            f"replayed space {it.feasible_share:.1%} do, the best at {math.exp(ceiling):.2f}x"
         )
         print("out-of-bag rank correlation: " + ", ".join(f"{m} {r:.2f}" for m, r in quality.items()))
         areas = {name: [trace.area(ceiling) for trace in ts] for name, ts in by_name.items()}

@@ -27,6 +27,8 @@ def test_ratios_are_to_the_canary_before(replay: Replay) -> None:
     default = planted_metrics(table.space.default())
     true = [math.log(planted_metrics(config)["write_amp"] / default["write_amp"]) for config in table.configs]
     np.testing.assert_allclose(table.z["write_amp"][replay.ran], np.array(true)[replay.ran], atol=0.05)
+    assert table.trials.sum() == 120
+    assert all(table.configs[i] == table.space.default() for i in np.flatnonzero(~table.trials))
     assert 0.5 * 2 * 0.07**2 < table.noise["get_us"] < 8 * 0.07**2
     assert table.guards == {
         "p99_get_us": (1.0, math.log(1.1)),

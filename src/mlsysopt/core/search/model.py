@@ -148,7 +148,7 @@ def fit(history: History, subgoals: Sequence[Subgoal], settings: Settings, guard
             history,
             excess,
             history.noise.get(name),
-            _guard_columns(name, (*subgoals, *(guards if GUARDMAP else ())), settings),
+            _guard_columns(name, (*subgoals, *guards), settings),
             settings,
         )
         for name, excess in history.guards.items()
@@ -174,7 +174,6 @@ def _gp(
 ) -> GP:
     """Fit on the first trials up to the last refit, then add the newer ones."""
     known = noise if noise is not None else np.zeros(len(values))
-    known = known + _neglect(history.gain, values)
     n = len(values)
     prefix = n if n <= REFIT_ALWAYS else n - n % REFIT_EVERY
     gp = GP.fit(
@@ -186,18 +185,6 @@ def _gp(
         floor_prior=floor_prior or FLOOR,
     )
     return gp.condition(history.x[prefix:], values[prefix:], known[prefix:])
-
-
-NEGLECT = 0.0
-GUARDMAP = True
-CUT = 0.3
-
-
-def _neglect(gain: Floats, values: Floats) -> Floats:
-    """Return extra noise variance for trials far below the median: how bad they are matters less."""
-    below = np.maximum(0.0, np.median(gain) - CUT * gain.std() - gain)
-    spread = values.std() / gain.std() if gain.std() > 0 else 0.0
-    return (NEGLECT * below * spread) ** 2
 
 
 def _shares(used: Sequence[Subgoal], settings: Settings) -> Floats | None:
