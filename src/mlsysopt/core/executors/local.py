@@ -169,10 +169,22 @@ class Local:
             threading.Thread(target=self._run_alone, args=(alone, future, event.cores), daemon=True).start()
             return
         try:
-            pool = self._idle_pool() or self._new_pool()
-            pool.submit(task.run).add_done_callback(lambda done: self._take(done, future, pool))
+            pool, answer = self._submitted(task)
+            answer.add_done_callback(lambda done: self._take(done, future, pool))
         except Exception as error:
             self._finish(future, Failure("infrastructure", f"no worker can be started: {error}"), event.cores)
+
+    def _submitted(self, task: Task) -> tuple[Any, Future[Any]]:
+        from loky.process_executor import BrokenProcessPool  # pyright: ignore[reportMissingTypeStubs]
+
+        while (pool := self._idle_pool()) is not None:
+            try:
+                return pool, pool.submit(task.run)
+            except BrokenProcessPool:
+                # Its worker died while it idled, and the pool has noticed before we did.
+                self._drop(pool)
+        pool = self._new_pool()
+        return pool, pool.submit(task.run)
 
     def _idle_pool(self) -> Any:
         """Return a pool whose worker still lives: one that was killed while it idled is nobody's fault."""
