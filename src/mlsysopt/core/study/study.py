@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -125,10 +125,13 @@ class Study:
             self._memory = Store.open(None)
         return self._memory
 
-    def _enter(self, stack: ExitStack) -> Opened:
+    def _borrowed(self) -> AbstractContextManager[Store]:
+        """Return the store for a while: one with a place is closed afterwards, one in memory is kept."""
         store = self.open_store()
-        if self._where is not None:
-            stack.enter_context(store)
+        return store if self._where is not None else nullcontext(store)
+
+    def _enter(self, stack: ExitStack) -> Opened:
+        store = stack.enter_context(self._borrowed())
         facts = {
             "seed": self.seed,
             "sampler": self._sampler_name(),
@@ -275,7 +278,6 @@ class Study:
                 objectives=opened.objectives,
                 guards=self.guards,
                 seed=self._verify_seed(opened),
-                machine=opened.store.machine_key,
                 tell_listener=self._emit,
                 both_clocks=is_quiet(),
                 looks=looks,
@@ -296,10 +298,7 @@ class Study:
 
     def trials(self) -> list[TrialView]:
         """Return every trial of the study so far."""
-        with ExitStack() as stack:
-            store = self.open_store()
-            if self._where is not None:
-                stack.enter_context(store)
+        with self._borrowed() as store:
             study = store.study(
                 self.name,
                 identity=self.identity(),
@@ -333,15 +332,12 @@ class Study:
         from mlsysopt.core.study.reporting import write_report
 
         known = result or self._last_result()
-        with self.open_store() if self._where is not None else nullcontext(self.open_store()) as store:
+        with self._borrowed() as store:
             rows = store.measurements(self.name)
         return write_report(known, self, self.trials(), rows, Path(folder), command=command)
 
     def _last_result(self) -> Result:
-        with ExitStack() as stack:
-            store = self.open_store()
-            if self._where is not None:
-                stack.enter_context(store)
+        with self._borrowed() as store:
             result = stored_result(store, store.find(self.name))
         if result is None:
             raise StudyError(f"study {self.name!r} has no result yet; run it to its end first")

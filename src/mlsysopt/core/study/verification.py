@@ -72,7 +72,6 @@ class Verifier:
     objectives: Sequence[Objective]
     guards: Sequence[Guard]
     seed: int
-    machine: str
     tell_listener: Listener
     both_clocks: bool
     looks: Sequence[int] = LOOKS
