@@ -9,17 +9,17 @@ import secrets
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from mlsysopt.core.errors import InfrastructureError, MissingExtra, UsageError
-from mlsysopt.core.executors.tasks import STOPPED, Task, outcomes, settle
+from mlsysopt.core.executors.protocol import Executor
+from mlsysopt.core.executors.tasks import STOPPED, Task, settle
 from mlsysopt.core.processes.child import on_spawner
 from mlsysopt.core.processes.folders import temporary_folder
 from mlsysopt.core.processes.ledger import current_ledger
@@ -35,7 +35,7 @@ _LONGEST_FOLDER = 40
 _AUTHENTICATION = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 
 
-class Ray:
+class Ray(Executor):
     """Runs tasks on Ray workers.
 
     Ray takes some 15 seconds to start. Its own files go to a temporary folder, none to the user's
@@ -97,28 +97,6 @@ class Ray:
         reference.future().add_done_callback(lambda done: self._take(done, future))
         return future
 
-    def map(
-        self,
-        fn: Callable[[Any], Any],
-        items: Iterable[Any],
-        *,
-        cpus: int = 1,
-        exclusive: bool = False,
-        fresh: bool = False,
-        timeout_s: float | None = None,
-        memory_bytes: int | None = None,
-    ) -> Iterator[Any]:
-        """Start `fn` on all items now, yield in their order; see `Executor`."""
-        return outcomes(
-            [
-                self.submit(
-                    fn, item, cpus=cpus, exclusive=exclusive, fresh=fresh,
-                    timeout_s=timeout_s, memory_bytes=memory_bytes,
-                )
-                for item in items
-            ]
-        )  # fmt: skip
-
     def shutdown(self, wait: bool = True, *, kill: bool = False) -> None:
         """Take no more tasks and end; see `Executor`. A cluster started here is stopped."""
         with self._lock:
@@ -134,14 +112,6 @@ class Ray:
             self._stack.close()
         else:
             threading.Thread(target=self.shutdown, name="mlsysopt-ray-end", daemon=True).start()
-
-    def __enter__(self) -> Ray:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.shutdown(kill=kind is not None)
 
     def _start(self, workers: int, address: str | None) -> None:
         options: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}

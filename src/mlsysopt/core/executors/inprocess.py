@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from types import TracebackType
 from typing import Any
 
 from mlsysopt.core.errors import UsageError
+from mlsysopt.core.executors.protocol import Executor
 from mlsysopt.core.executors.tasks import Task, check_options, outcome, run_here, settle
 
 __all__ = ["InProcess"]
 
 
-class InProcess:
+class InProcess(Executor):
     """Runs each task at once in the calling thread; a limited or `fresh` one in a process of its own.
 
     A task that kills its process kills this one, unless it is `fresh`.
@@ -72,11 +72,3 @@ class InProcess:
     def shutdown(self, wait: bool = True, *, kill: bool = False) -> None:
         """Take no more tasks."""
         self._closed = True
-
-    def __enter__(self) -> InProcess:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.shutdown()

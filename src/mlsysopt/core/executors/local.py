@@ -14,16 +14,17 @@ import select
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any, Literal
 
 from mlsysopt.core.errors import UsageError
-from mlsysopt.core.executors.tasks import STOPPED, Task, outcomes, settle, thread_variables
+from mlsysopt.core.executors.protocol import Executor
+from mlsysopt.core.executors.tasks import STOPPED, Task, settle, thread_variables
 from mlsysopt.core.processes.child import Child
+from mlsysopt.core.processes.identity import start_ticks
 from mlsysopt.core.processes.ledger import current_ledger
 from mlsysopt.core.processes.slot import holds_slot
 from mlsysopt.core.processes.strays import TOKEN
@@ -43,7 +44,7 @@ class _Event:
     pool: Any = None
 
 
-class Local:
+class Local(Executor):
     """Runs tasks on the cores of this machine.
 
     Each worker has one BLAS, OpenMP and torch thread; a task with more `cpus`, with a limit or with
@@ -95,28 +96,6 @@ class Local:
             self._events.put(_Event("submitted", task, future, min(cpus, self.workers)))
         return future
 
-    def map(
-        self,
-        fn: Callable[[Any], Any],
-        items: Iterable[Any],
-        *,
-        cpus: int = 1,
-        exclusive: bool = False,
-        fresh: bool = False,
-        timeout_s: float | None = None,
-        memory_bytes: int | None = None,
-    ) -> Iterator[Any]:
-        """Start `fn` on all items now, yield in their order; see `Executor`."""
-        return outcomes(
-            [
-                self.submit(
-                    fn, item, cpus=cpus, exclusive=exclusive, fresh=fresh,
-                    timeout_s=timeout_s, memory_bytes=memory_bytes,
-                )
-                for item in items
-            ]
-        )  # fmt: skip
-
     def shutdown(self, wait: bool = True, *, kill: bool = False) -> None:
         """Take no more tasks and end; see `Executor`."""
         with self._lock:
@@ -125,14 +104,6 @@ class Local:
         self._events.put(_Event("killing" if kill else "closing"))
         if wait and dispatcher is not None:
             dispatcher.join()
-
-    def __enter__(self) -> Local:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.shutdown(kill=kind is not None)
 
     def _dispatch(self) -> None:
         closing = False
@@ -190,7 +161,10 @@ class Local:
         """Return a pool whose worker still lives: one that was killed while it idled is nobody's fault."""
         while self._idle:
             pool = self._idle.pop()
-            if all(worker.is_alive() for worker in list(pool._processes.values())):
+            # None left: its end was noticed, and the pool is about to be marked as broken. `is_alive` may
+            # say yes while another thread is collecting the exit code; the process list does not.
+            workers = list(pool._processes)
+            if workers and all(start_ticks(pid) is not None for pid in workers):
                 return pool
             self._drop(pool)
         return None

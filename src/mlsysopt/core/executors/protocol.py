@@ -1,4 +1,4 @@
-"""What every executor promises."""
+"""What every executor promises, and what follows from `submit` and `shutdown` alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
+
+from mlsysopt.core.executors.tasks import outcomes
 
 __all__ = ["Executor"]
 
@@ -51,12 +53,20 @@ class Executor(Protocol):
         timeout_s: float | None = None,
         memory_bytes: int | None = None,
     ) -> Iterator[Any]:
-        """Run `fn` on each item; yield values and `Failure`s in the order of the items.
+        """Start `fn` on all items now; yield values and `Failure`s in the order of the items.
 
         An exception of `fn` is a `Failure("crashed")` with its traceback here: one bad item does
         not take the others' results away.
         """
-        ...
+        return outcomes(
+            [
+                self.submit(
+                    fn, item, cpus=cpus, exclusive=exclusive, fresh=fresh,
+                    timeout_s=timeout_s, memory_bytes=memory_bytes,
+                )
+                for item in items
+            ]
+        )  # fmt: skip
 
     def shutdown(self, wait: bool = True, *, kill: bool = False) -> None:
         """Take no more tasks and end.
@@ -67,8 +77,10 @@ class Executor(Protocol):
         """
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.shutdown(kill=kind is not None)
