@@ -11,7 +11,7 @@ def lazy(package: str, where: Mapping[str, str]) -> tuple[Callable[[str], object
 
     Args:
         package: The package's own `__name__`.
-        where: Public name -> module that defines it.
+        where: Public name -> module that defines it; a module of the package stands for itself.
 
     >>> __getattr__, __dir__ = lazy("mlsysopt", {"Space": "mlsysopt.core.space"})
     >>> __dir__()
@@ -21,7 +21,8 @@ def lazy(package: str, where: Mapping[str, str]) -> tuple[Callable[[str], object
     def attribute(name: str) -> object:
         if name not in where:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(where[name]), name)
+        module = importlib.import_module(where[name])
+        value = module if where[name] == f"{package}.{name}" else getattr(module, name)
         setattr(importlib.import_module(package), name, value)
         return value
 

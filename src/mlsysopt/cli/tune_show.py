@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mlsysopt.cli.documents import Document, table
 from mlsysopt.core.space import Choice, Float, Int, Permutation
 from mlsysopt.core.space.shown import shown
 from mlsysopt.core.study import stored_result
@@ -17,15 +16,7 @@ if TYPE_CHECKING:
     from mlsysopt.core.store import Store, StudyInfo
     from mlsysopt.core.target import Target
 
-__all__ = ["Document", "describe_study", "describe_target"]
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """The same content for people and for machines."""
-
-    text: str
-    data: dict[str, Any]
+__all__ = ["describe_study", "describe_target"]
 
 
 def describe_target(target: Target) -> Document:
@@ -94,18 +85,6 @@ def describe_study(store: Store, info: StudyInfo) -> Document:
         "result": result.to_json() if result is not None else None,
     }  # fmt: skip
     return Document("\n".join(parts), data)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return aligned columns, indented by two.
-
-    >>> print(table(["a", "b"], [[1, "x"]]))
-      a  b
-      1  x
-    """
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    return "\n".join("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
 
 
 def _range(parameter: Parameter) -> str:
