@@ -40,7 +40,7 @@ def theirs(count: int) -> Any:
     one = TensorType(xf32, [8, 16])
     block = Block(arg_types=[one] * WIDTH)
     builder = XBuilder(InsertPoint.at_end(block))
-    values = list(block.args)
+    values: list[Any] = list(block.args)
     kinds = (arith.AddfOp, arith.MulfOp, arith.SubfOp)
     for i in range(count):
         op = builder.insert(kinds[i % 3](values[-1], values[-1 - (i * 7) % WIDTH]))

@@ -20,7 +20,7 @@ from mlsysopt.graph.ir import Constant, Graph, Op
 from mlsysopt.graph.ops.registry import lookup
 from mlsysopt.graph.sources import OfTorch
 from mlsysopt.graph.symbolic import Dim
-from mlsysopt.graph.types import DType, TensorType, f32
+from mlsysopt.graph.types import DType, f32
 
 __all__ = ["Program"]
 
@@ -65,7 +65,9 @@ class Program(nn.Module):
             self._add(constant, trainable=trainable)
         # Moves and changes its type with the parameters, so it tells where to make new tensors and of which type.
         self.register_buffer("_like", torch.empty(0), persistent=False)
-        self._known = [_bind_step(value.name, axis, size) for value in graph.inputs for axis, size in _free(value.type)]
+        self._known = [
+            _bind_step(value.name, axis, size) for value in graph.inputs for axis, size in enumerate(value.shape)
+        ]
         self._steps = _steps(graph)
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
@@ -142,10 +144,6 @@ class Program(nn.Module):
                 known = ", ".join(f"{one} = {sizes[one]} ({origin[one]})" for one in sorted(size.symbols))
                 raise UsageError(f"{known or size} but {size} = {found} ({name})")
         return sizes
-
-
-def _free(type: TensorType) -> list[tuple[int, Dim]]:
-    return list(enumerate(type.shape))
 
 
 def _bind_step(name: str, axis: int, size: Dim) -> tuple[str, int, str, int, int, Dim]:

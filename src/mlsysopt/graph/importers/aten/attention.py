@@ -7,7 +7,6 @@ from typing import Any
 from mlsysopt.graph.importers.aten.registry import Call, Unsupported, aten
 from mlsysopt.graph.ir import Value
 from mlsysopt.graph.symbolic import Dim
-from mlsysopt.graph.types import boolean
 
 __all__: list[str] = []
 
@@ -125,6 +124,4 @@ def safe_softmax(c: Call, x: Value, axis: int, *_: Any) -> Value:
     lowest = c.number(float("-inf"), x.type.dtype)
     open_rows = c.op("any", c.op("ne", x, lowest), axes=(axis,), keepdims=True)
     safe = c.op("where", open_rows, x, c.number(0, x.type.dtype))
-    made = c.op("where", open_rows, c.op("softmax", safe, axis=axis), c.number(0, x.type.dtype))
-    assert open_rows.type.dtype is boolean
-    return made
+    return c.op("where", open_rows, c.op("softmax", safe, axis=axis), c.number(0, x.type.dtype))

@@ -8,10 +8,9 @@ from typing import Any
 
 from mlsysopt.graph.importers.aten.registry import Call, Unsupported, aten, axes_of, axis_of
 from mlsysopt.graph.ir import Value
-from mlsysopt.graph.symbolic import Dim
 from mlsysopt.graph.types import DType, boolean
 
-__all__ = ["count"]
+__all__: list[str] = []
 
 Axes = Sequence[int] | int | None
 
@@ -21,14 +20,6 @@ def _reduced(c: Call, kind: str, x: Value, axes: Axes, keep: bool, **attrs: Any)
     if not x.type.rank:
         return c.op("sub", x, x) if kind == "var" else x
     return c.op(kind, x, axes=axes_of(axes, x.type.rank), keepdims=keep, **attrs)
-
-
-def count(x: Value, axes: Axes) -> Dim:
-    """Return how many elements a reduction takes together."""
-    total = Dim.of(1)
-    for axis in axes_of(axes, x.type.rank):
-        total = total * x.shape[axis]
-    return total
 
 
 @aten("sum.dim_IntList")
