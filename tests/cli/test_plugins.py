@@ -110,6 +110,8 @@ def test_a_broken_part_is_named_with_its_line(mlsysopt, words: list[str], says: 
         (["--store", "/proc/no.db"], 1, "/proc/no.db"),
         (["--config", "absent.toml"], 2, "absent.toml"),
         (["--report", "/dev/null"], 2, "is a file"),
+        (["--workers", "2"], 2, "2 workers share a store"),
+        (["--executor", "loca"], 2, "'loca' is not one of"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else None,
 )
@@ -135,3 +137,15 @@ def test_a_toml_file_carries_flags_and_a_flag_beats_it(mlsysopt, tmp_path: Path)
     assert done.returncode in (0, 4), done.stderr
     assert sum(json.loads(done.stdout)["counts"].values()) == 4
     assert (tmp_path / "from-file.db").exists()
+
+
+def test_several_workers_from_the_command_line(mlsysopt, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    done = mlsysopt("tune", "run", "crc", "--budget", "8", "--workers", "2", "--store", "crew.db", "--json")
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)["counts"]
+    assert 8 <= sum(counts.values()) <= 9 and set(counts) == {"valid"}
+    shown = [line for line in done.stderr.splitlines() if "trial " in line and "best" in line]
+    assert len(shown) == sum(counts.values()) - 1
+    again = mlsysopt("tune", "resume", "crew.db", "--budget", "11", "--workers", "2", "--json")
+    assert again.returncode == 0, again.stderr
+    assert 11 <= sum(json.loads(again.stdout)["counts"].values()) <= 12

@@ -54,6 +54,15 @@ def tune() -> None:
 @option("--store", metavar="URL")
 @option("--study", metavar="NAME")
 @option("--seed", type=int, default=1, show_default=True)
+@option(
+    "--workers",
+    about="processes that run trials on the store; measurements on one machine still come one after the other",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+)
+@option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @option("--report", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
 @option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="PATH")
 @option("--json", "as_json", is_flag=True)
@@ -93,6 +102,15 @@ def run(what: str, **given: Any) -> int:
 @click.argument("store", metavar="STORE")
 @option("--study", metavar="NAME")
 @option("--budget", metavar="TIME|N")
+@option(
+    "--workers",
+    about="processes that run trials on the store; measurements on one machine still come one after the other",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+)
+@option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @option("--report", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
 @option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="PATH")
 @option("--json", "as_json", is_flag=True)
@@ -124,6 +142,8 @@ def verify(store: str, study: str | None, rounds: int | None, top: int, **given:
     target, recipe, name = stored(store, study)
     with listening() as listener:
         result = study_of(target, recipe, store, name, listener).verify(top=top, rounds=rounds)
+    if result.status == "interrupted":
+        click.echo("stopped; the same command goes on with the rounds that are finished", err=True)
     return _deliver(result, given)
 
 
@@ -174,7 +194,7 @@ def _search(target: Target, recipe: dict[str, Any], given: dict[str, Any]) -> in
 
     with listening() as listener:
         study = study_of(target, recipe, given["store"], given["study"], listener)
-        result = study.run(recipe["budget"])
+        result = study.run(recipe["budget"], workers=given["workers"], executor=given["executor"])
     if result.status == "interrupted" and given["store"]:
         click.echo(
             f"stopped; go on with: mlsysopt tune resume {given['store']}\n"

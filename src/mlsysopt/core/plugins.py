@@ -16,7 +16,7 @@ from mlsysopt.core.errors import MlsysoptError, PluginError, UsageError, near_mi
 
 __all__ = ["Group", "blame", "load", "names", "origin"]
 
-Group = Literal["mlsysopt.targets", "mlsysopt.samplers"]
+Group = Literal["mlsysopt.targets", "mlsysopt.samplers", "mlsysopt.ops", "mlsysopt.trainers"]
 
 
 def names(group: Group) -> list[str]:
@@ -67,4 +67,6 @@ def blame(group: Group, name: str, hook: str, error: BaseException) -> PluginErr
 
 def _find(group: Group, name: str) -> EntryPoint | None:
     found = [entry for entry in entry_points(group=group) if entry.name == name]
+    # Ours first: no other distribution may stand in for a part of this one by taking its name.
+    found.sort(key=lambda entry: entry.dist is None or entry.dist.name != "mlsysopt")
     return found[0] if found else None

@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlsysopt.core.errors import MeasureError, MissingProgram
+from mlsysopt.core.errors import InfrastructureError, MeasureError, MissingProgram
 from mlsysopt.core.measure import SideFailed, compare, run_command, tree_cpu
 from mlsysopt.core.measure.clocks import Stopwatch
 from mlsysopt.core.measure.sides import describe, runner
@@ -104,8 +105,8 @@ def test_compare_commands() -> None:
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
-        ([sys.executable, "-c", "raise SystemExit('bad knob')"], "ended with code 1: bad knob"),
-        (["sh", "-c", "kill -SEGV $$"], "was killed by SIGSEGV"),
+        ([sys.executable, "-c", "raise SystemExit('bad knob')"], "ended with exit status 1: bad knob"),
+        (["sh", "-c", "kill -SEGV $$"], "was killed by signal SIGSEGV"),
     ],
 )
 def test_failing_command(argv: list[str], reason: str) -> None:
@@ -141,6 +142,35 @@ def test_command_of_a_killed_driver_is_swept(tmp_path: Path) -> None:
     assert not running(Path(f"/proc/{pid}/stat"))
 
 
+def test_what_a_command_leaves_in_its_group_is_gone(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    run_command(["sh", "-c", f"sleep 60 & echo $! > {pid_file}"])
+    state = Path(f"/proc/{pid_file.read_text().strip()}/stat")
+    deadline = time.monotonic() + 10
+    while running(state):
+        assert time.monotonic() < deadline, "it would disturb the next round"
+
+
+def test_nothing_runs_in_front_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The kernel charges what a guard program costs before its exec to the command.
+    started: list[list[str]] = []
+    real = subprocess.Popen
+
+    def popen(argv: list[str], **given: Any) -> Any:
+        started.append(argv)
+        return real(argv, **given)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    run_command(["true"])
+    assert started == [["true"]]
+
+
+def test_a_given_environment_stands_alone() -> None:
+    code = "import os, sys; sys.exit(sorted(os.environ.get(name, '') for name in ('A', 'HOME')) != ['', '1'])"
+    assert "HOME" in os.environ
+    run_command([sys.executable, "-c", code], env={"A": "1"})
+
+
 def running(state: Path) -> bool:
     """Whether a process is there and not merely a zombie that nobody has waited for yet."""
     try:
@@ -150,11 +180,11 @@ def running(state: Path) -> bool:
 
 
 def test_programs_that_cannot_be_started(tmp_path: Path) -> None:
-    with pytest.raises(MissingProgram, match="no-such-program not found"):
+    with pytest.raises(MissingProgram, match="no program 'no-such-program' on PATH"):
         run_command(["no-such-program"])
     plain = tmp_path / "plain"
     plain.write_text("")
-    with pytest.raises(MeasureError, match="cannot be run: Permission denied"):
+    with pytest.raises(InfrastructureError, match=r"cannot start .*/plain: Permission denied"):
         run_command([str(plain)])
     with pytest.raises(MeasureError, match="working directory"):
         run_command(["true"], cwd=tmp_path / "absent")

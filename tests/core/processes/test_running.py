@@ -330,3 +330,17 @@ def test_many_threads_at_once() -> None:
 def test_proportional_set_size_of_a_tree() -> None:
     assert tree_pss_bytes(os.getpid()) > 1 << 20
     assert tree_pss_bytes(2**22 - 3) == 0
+
+
+def test_a_child_without_guards_takes_no_limits() -> None:
+    child = start_child(["true"], guarded=False)
+    assert child.has_ended(None) and child.wait().returncode == 0
+    with pytest.raises(UsageError, match="limits need the guard programs"):
+        start_child(["true"], limits=Limits(memory_bytes=2**30), guarded=False)
+
+
+def test_a_file_that_may_not_run_is_no_missing_program(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    with pytest.raises(InfrastructureError, match="Permission denied"):
+        start_child([plain])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
+import tomllib
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -12,7 +15,7 @@ import pytest
 
 from mlsysopt.core import plugins
 from mlsysopt.core.errors import MissingExtra, PluginError, UsageError
-from mlsysopt.core.search import SpaceSampler, registry
+from mlsysopt.core.search import SpaceSampler, own, registry
 from mlsysopt.core.space import Float, Int, Space
 
 SPACE = Space([Int("a", 1, 16, log=True), Float("b", 0.0, 1.0)], constraints=["a * b <= 12"])
@@ -54,6 +57,7 @@ def strangers(monkeypatch: pytest.MonkeyPatch) -> None:
             ("absent", "nothing_here"),
         ]
     ]
+    found += [EntryPoint(name, f"mlsysopt.core.search.own:{name}", "mlsysopt.samplers") for name in own.__all__]
     monkeypatch.setattr(plugins, "entry_points", lambda *, group: found if group == "mlsysopt.samplers" else [])
 
 
@@ -66,6 +70,42 @@ def test_every_own_name_makes_a_sampler_that_keeps_to_the_space(name: str) -> No
         assert SPACE.violations(SPACE.from_params(trial.params)) == []
         study.tell(trial, trial.params["b"])
     assert registry.references(name)
+
+
+def test_ours_are_what_the_project_registers() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["mlsysopt.samplers"] == {
+        name: f"mlsysopt.core.search.own:{name}" for name in own.__all__
+    }
+
+
+@pytest.mark.parametrize("name", own.__all__)
+def test_ours_are_found_like_a_strangers(strangers: None, name: str) -> None:
+    assert plugins.load("mlsysopt.samplers", name, noun="sampler") is getattr(own, name)
+    assert registry._factory(name) is getattr(own, name)
+
+
+def test_what_is_registered_counts_for_our_names_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "strangers_samplers", sys.modules[__name__])
+    entry = EntryPoint("random", "strangers_samplers:raises", "mlsysopt.samplers")
+    monkeypatch.setattr(plugins, "entry_points", lambda *, group: [entry])
+    with pytest.raises(PluginError, match="'random' from"):
+        registry.sampler("random", space=SPACE, seed=1)
+
+
+def test_names_are_listed_without_optuna() -> None:
+    code = (
+        "import sys\nfrom mlsysopt.core.search import registry\n"
+        "assert 'tpe' in registry.names()\n"
+        "assert not {'optuna', 'torch', 'numpy', 'sklearn'} & set(sys.modules), sorted(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_ours_raise_is_not_blamed_on_a_plug_in() -> None:
+    made = registry.sampler("random", space=SPACE, seed=1)
+    assert isinstance(made, SpaceSampler) and isinstance(made.base, optuna.samplers.RandomSampler)
 
 
 def test_auto_goes_by_the_number_of_objectives() -> None:

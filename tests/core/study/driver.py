@@ -22,7 +22,8 @@ def main() -> int:
 
 
 def _say(event: Event) -> None:
-    sys.stdout.write(f"{event.kind} {event.data.get('trial', '')}\n")
+    number = event.data.get("trial", event.data.get("rounds", ""))
+    sys.stdout.write(f"{event.kind} {number}\n")
     sys.stdout.flush()
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from mlsysopt.core.processes import descendants
 from mlsysopt.core.store import Store
+from mlsysopt.core.study import stored_result
 from mlsysopt.core.study.trials import TrialView, views
 
 DRIVER = Path(__file__).with_name("driver.py")
@@ -88,12 +89,30 @@ def test_killed_in_the_search(store: Path, moment: str) -> None:
     assert set(descendants(os.getpid())) <= running
 
 
-def test_killed_in_the_verification(store: Path) -> None:
-    killed_at(store, "verify")
+def verified(store: Path) -> tuple[list[tuple[str, int]], list[float]]:
+    """Return (side, seed) of every verification run, and the ratios of the verdict round by round."""
+    with Store.open(store, read_only=True) as opened:
+        rows = [(row.side, row.seed) for row in opened.measurements("planted", role="verify")]
+        result = stored_result(opened, opened.find("planted"))
+    assert result is not None and result.winner is not None
+    return rows, list(result.verified["throughput"].per_round)
+
+
+def test_killed_in_the_verification_it_goes_on_with_the_finished_rounds(store: Path, tmp_path: Path) -> None:
+    killed_at(store, "verify 4")
     before = trials_of(store)
     finished(store)
     after = trials_of(store)
     assert [trial.config for trial in after] == [trial.config for trial in before]
+    rows, ratios = verified(store)
+    # A round that had just begun may have lost its first side; no finished one was measured again.
+    seeds = list(dict.fromkeys(seed for _, seed in rows))
+    twice = {seed for side, seed in rows if rows.count((side, seed)) > 1}
+    assert twice <= {seeds[4]}
+    undisturbed = tmp_path / "undisturbed.db"
+    finished(undisturbed)
+    others, others_ratios = verified(undisturbed)
+    assert (list(dict.fromkeys(seed for _, seed in others)), others_ratios) == (seeds, ratios)
 
 
 def test_killed_again_and_again_it_still_ends(store: Path) -> None:

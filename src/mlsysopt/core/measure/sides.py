@@ -5,21 +5,17 @@ from __future__ import annotations
 import inspect
 import os
 import shlex
-import signal
-import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
-from mlsysopt.core.errors import MeasureError, MissingProgram
+from mlsysopt.core.errors import MeasureError
 from mlsysopt.core.measure.clocks import Stopwatch
 from mlsysopt.core.measure.surroundings import Conditions, conditions, counters
-from mlsysopt.core.processes.ledger import current_ledger
-from mlsysopt.core.processes.strays import TOKEN
+from mlsysopt.core.processes.child import Child, Ended, start_child
 from mlsysopt.core.target import Failure
 
 __all__ = ["Reading", "Runner", "Side", "SideFailed", "describe", "run_command", "runner"]
@@ -107,8 +103,8 @@ def run_command(
     """Run a command to its end and measure it, without any output.
 
     CPU seconds are those of the command and of all its descendants that were waited for, as the
-    kernel hands them over at its end; nothing is sampled, and no other program runs in front of it
-    (`processes.run_child` starts two, for its limits: 1.5 ms that a short command would be charged).
+    kernel hands them over at its end; nothing is sampled, and no guard program runs in front of it.
+    What it leaves running in its process group when it ends is killed: it would disturb the next round.
     After a kill -9 of this process, the next orphan sweep finds the command by its environment.
 
     Args:
@@ -119,6 +115,8 @@ def run_command(
 
     Raises:
         MissingProgram: there is no such program.
+        MeasureError: the working directory does not exist.
+        InfrastructureError: it cannot be started.
         SideFailed: it ended with an error, or took too long.
 
     >>> run_command(["true"]).values.keys()
@@ -127,38 +125,26 @@ def run_command(
     shown = shlex.join(argv)
     before = counters()
     with tempfile.TemporaryFile() as log:
-        start = time.perf_counter()
-        process = _start(argv, cwd, env, log.fileno())
-        expired = threading.Event()
-        killer = None if timeout_s is None else threading.Timer(timeout_s, _expire, (process.pid, expired))
+        child = _start(argv, cwd, env, log)
         try:
-            if killer is not None:
-                killer.start()
-            _, status, usage = os.wait4(process.pid, 0)
+            in_time = child.has_ended(timeout_s)
+            wall_s = time.monotonic() - child.started_at
+            if not in_time:
+                child.kill()
+            ended = child.wait()
         except BaseException:
-            _kill(process.pid)
-            process.wait()
+            child.stop(grace_s=0)
             raise
-        finally:
-            if killer is not None:
-                killer.cancel()
-        wall_s = time.perf_counter() - start
-        # wait4 has reaped it behind Popen's back; without this, Popen would wait for it again.
-        process.returncode = os.waitstatus_to_exitcode(status)
-        cpu_s = usage.ru_utime + usage.ru_stime
-        if process.returncode != 0:
+        if not in_time or ended.returncode != 0:
             tail = _tail(log.fileno())
-            kind, reason = (
-                ("timeout", f"took longer than {timeout_s:g} s")
-                if expired.is_set()
-                else (
-                    "crashed",
-                    _ending(process.returncode, tail),
-                )
+            failure = (
+                Failure("crashed", f"`{shown}` {_ending(ended, tail)}", tail, wall_s, ended.cpu_s)
+                if in_time
+                else Failure("timeout", f"`{shown}` took longer than {timeout_s:g} s", tail, wall_s, ended.cpu_s)
             )
-            raise SideFailed(Failure(cast(Any, kind), f"`{shown}` {reason}", tail, wall_s, cpu_s))
-    values = {"wall_s": wall_s, "cpu_s": cpu_s, "max_rss_bytes": float(usage.ru_maxrss * 1024)}
-    return Reading(values, wall_s, cpu_s, conditions(before))
+            raise SideFailed(failure)
+    values = {"wall_s": wall_s, "cpu_s": ended.cpu_s, "max_rss_bytes": float(ended.max_rss_bytes)}
+    return Reading(values, wall_s, ended.cpu_s, conditions(before))
 
 
 def _command_runner(argv: list[str]) -> Runner:
@@ -172,40 +158,12 @@ def _command_runner(argv: list[str]) -> Runner:
     return run
 
 
-def _start(
-    argv: Sequence[str], cwd: str | Path | None, env: Mapping[str, str] | None, log: int
-) -> subprocess.Popen[bytes]:
-    ledger = current_ledger()
-    # On disk before anything carries its token.
-    ledger.open()
-    try:
-        return subprocess.Popen(
-            argv,
-            cwd=cwd,
-            env={**(os.environ if env is None else env), TOKEN: ledger.token},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            start_new_session=True,
-        )
-    except FileNotFoundError as error:
-        if cwd is not None and not Path(cwd).is_dir():
-            raise MeasureError(f"the working directory {cwd} does not exist") from error
-        raise MissingProgram(f"{argv[0]} not found: give its full path or put it on PATH") from error
-    except OSError as error:
-        raise MeasureError(f"{argv[0]} cannot be run: {error.strerror}") from error
-
-
-def _expire(pid: int, expired: threading.Event) -> None:
-    expired.set()
-    _kill(pid)
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+def _start(argv: Sequence[str], cwd: str | Path | None, env: Mapping[str, str] | None, log: IO[bytes]) -> Child:
+    if cwd is not None and not Path(cwd).is_dir():
+        raise MeasureError(f"the working directory {cwd} does not exist")
+    # An environment that is given stands alone, while a child's is laid over this process's own.
+    variables: dict[str, str | None] = {} if env is None else {**dict.fromkeys(os.environ), **env}
+    return start_child(argv, cwd=cwd, env=variables, stderr=log, guarded=False)
 
 
 def _tail(log: int) -> str:
@@ -213,8 +171,8 @@ def _tail(log: int) -> str:
     return os.pread(log, _LOG_BYTES, max(0, size - _LOG_BYTES)).decode(errors="replace")
 
 
-def _ending(code: int, tail: str) -> str:
-    how = f"ended with code {code}" if code > 0 else f"was killed by {signal.Signals(-code).name}"
+def _ending(ended: Ended, tail: str) -> str:
+    how = f"ended with {ended.words()}" if ended.signal is None else f"was killed by {ended.words()}"
     last = tail.strip().rsplit("\n", 1)[-1]
     return f"{how}: {last}" if last else how
 

@@ -26,7 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from mlsysopt.core.errors import InfrastructureError, MissingProgram, ProcessError
+from mlsysopt.core.errors import InfrastructureError, MissingProgram, ProcessError, UsageError
 from mlsysopt.core.processes.identity import start_ticks
 from mlsysopt.core.processes.ledger import Entry, current_ledger
 from mlsysopt.core.processes.memory import descendants
@@ -88,7 +88,7 @@ class Child:
         rss_at_start: Bytes that the kernel counted for this process when it made the child.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], entry: Entry, handle: int, started_at: float) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], entry: Entry | None, handle: int, started_at: float) -> None:
         self.pid = process.pid
         self.handle = handle
         self.started_at = started_at
@@ -113,13 +113,13 @@ class Child:
         """Pipe from the child, if it was started with one."""
         return self._process.stderr
 
-    def has_ended(self, timeout_s: float = 0.0) -> bool:
-        """Whether it has ended; waits for it up to `timeout_s`, and returns at once when it does."""
+    def has_ended(self, timeout_s: float | None = 0.0) -> bool:
+        """Whether it has ended; waits for it up to `timeout_s`, None for ever, and returns at once when it does."""
         if self._ended is not None:
             return True
         poll = select.poll()
         poll.register(self.handle, select.POLLIN)
-        return bool(poll.poll(max(0.0, timeout_s) * 1000))
+        return bool(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
 
     def send(self, number: int) -> None:
         """Send a signal to the whole group and to descendants that have left it."""
@@ -186,7 +186,8 @@ class Child:
     def _close(self, returncode: int) -> None:
         # Popen would wait for the process itself as long as it knows no status.
         self._process.returncode = returncode
-        self._entry.close()
+        if self._entry is not None:
+            self._entry.close()
         os.close(self.handle)
 
 
@@ -201,6 +202,7 @@ def start_child(
     stdout: Stream = subprocess.DEVNULL,
     stderr: Stream = subprocess.DEVNULL,
     pass_fds: Sequence[int] = (),
+    guarded: bool = True,
 ) -> Child:
     """Start a child in a session of its own; it dies with this process, also after a kill -9.
 
@@ -213,11 +215,17 @@ def start_child(
         user: Run as this user (root only).
         stdin: As for `subprocess.Popen`, like the other streams.
         pass_fds: File descriptors that it inherits.
+        guarded: False leaves out the guard programs, which would be measured with a command of a few
+            milliseconds, and the ledger's line: no limits then, and after a kill -9 of this process it runs
+            on until the next sweep finds it by its environment.
 
     Raises:
         MissingProgram: no such program.
         InfrastructureError: it cannot be started: no rights, no processes left, a folder that is closed.
+        UsageError: limits for a child without guards.
     """
+    if limits is not None and not guarded:
+        raise UsageError(f"limits need the guard programs: start {argv[0]} with guarded=True")
     words = [str(word) for word in argv]
     who = account(user)
     if who is not None and cwd is not None:
@@ -226,7 +234,7 @@ def start_child(
     environment = {**os.environ, **(who.environment() if who else {}), **(env or {}), TOKEN: ledger.token}
     variables = {name: value for name, value in environment.items() if value is not None}
     _check_program(words[0], cwd, variables.get("PATH"))
-    command = _wrapped(words, limits or Limits())
+    command = _wrapped(words, limits or Limits()) if guarded else words
 
     def start() -> Child:
         ledger.open()
@@ -237,7 +245,8 @@ def start_child(
             extra_groups=list(who.groups) if who else None, start_new_session=True,
         )  # fmt: skip
         try:
-            entry = ledger.add_child(process.pid, start_ticks(process.pid) or 0, Path(words[0]).name)
+            name = Path(words[0]).name
+            entry = ledger.add_child(process.pid, start_ticks(process.pid) or 0, name) if guarded else None
             return Child(process, entry, os.pidfd_open(process.pid), started_at)
         except BaseException:
             process.kill()
@@ -245,7 +254,8 @@ def start_child(
             raise
 
     try:
-        return on_spawner(start, undo=lambda child: child.stop(grace_s=0))
+        # Only the parent-death signal, which the guards ask for, minds which thread starts a child.
+        return on_spawner(start, undo=lambda child: child.stop(grace_s=0)) if guarded else start()
     except OSError as error:
         raise InfrastructureError(f"cannot start {words[0]}: {error.strerror or error}") from error
 
@@ -349,6 +359,8 @@ def _check_program(name: str, cwd: str | Path | None, path: str | None) -> None:
     """Find a missing program here: behind the shell it would only be an exit status."""
     looked_up = str(Path(cwd or ".", name)) if "/" in name else name
     if shutil.which(looked_up, path=path) is None:
+        if "/" in name and Path(looked_up).is_file():
+            raise InfrastructureError(f"cannot start {name}: Permission denied")
         raise MissingProgram(f"no program {name!r}{'' if '/' in name else ' on PATH'}")
 
 

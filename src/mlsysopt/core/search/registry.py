@@ -1,14 +1,16 @@
-"""Samplers by name: ours, Optuna's own, and those that other distributions bring."""
+"""Samplers by name, found through the entry points of `mlsysopt.samplers`: ours the same way as a stranger's."""
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlsysopt.core import plugins
-from mlsysopt.core.errors import MissingExtra, MlsysoptError, PluginError, UsageError, near_misses
+from mlsysopt.core.errors import MlsysoptError, PluginError, UsageError, near_misses
 from mlsysopt.core.references import Reference
+from mlsysopt.core.search import own
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -19,87 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["check", "names", "references", "sampler"]
 
 GROUP: plugins.Group = "mlsysopt.samplers"
-STARTS = 6
-"""The default and five Sobol points come first; after them every sampler trusts its model."""
 
 Knowledge = Mapping[str, Mapping[str, float] | Sequence[str]]
 
 
-def _random(space: Space, seed: int, knowledge: Knowledge | None) -> BaseSampler:
-    from optuna.samplers import RandomSampler
-
-    return RandomSampler(seed=seed)
-
-
-def _tpe(space: Space, seed: int, knowledge: Knowledge | None) -> BaseSampler:
-    from optuna.samplers import TPESampler
-
-    return TPESampler(seed=seed, multivariate=True, n_startup_trials=STARTS)
-
-
-def _gp(space: Space, seed: int, knowledge: Knowledge | None) -> BaseSampler:
-    from optuna.samplers import GPSampler
-
-    return _needing("torch", lambda: GPSampler(seed=seed, n_startup_trials=STARTS))
-
-
-def _cmaes(space: Space, seed: int, knowledge: Knowledge | None) -> BaseSampler:
-    from optuna.samplers import CmaEsSampler
-
-    return _needing("cmaes", lambda: CmaEsSampler(seed=seed, n_startup_trials=STARTS))
-
-
-def _qmc(space: Space, seed: int, knowledge: Knowledge | None) -> BaseSampler:
-    from optuna.samplers import QMCSampler
-
-    return QMCSampler(seed=seed, scramble=True)
-
-
-def _nsga2(space: Space, seed: int, knowledge: Knowledge | None) -> BaseSampler:
-    from optuna.samplers import NSGAIISampler
-
-    return NSGAIISampler(seed=seed, population_size=20)
-
-
-def _structured(space: Space, seed: int, knowledge: Knowledge | None) -> BaseSampler:
-    from mlsysopt.core.search.structured import StructuredGPSampler
-
-    return StructuredGPSampler(space=space, seed=seed, knowledge=knowledge)
-
-
-def _icm(space: Space, seed: int, knowledge: Knowledge | None) -> BaseSampler:
-    from mlsysopt.core.search.icm import ICMSampler
-
-    return _needing("botorch", lambda: ICMSampler(space=space, seed=seed, knowledge=knowledge))
-
-
-def _auto(space: Space, seed: int, knowledge: Knowledge | None) -> BaseSampler:
-    from mlsysopt.core.search.automatic import ByObjectives
-
-    return ByObjectives(one=_structured(space, seed, knowledge), several=_tpe(space, seed, knowledge))
-
-
-Factory = Callable[["Space", int, "Knowledge | None"], "BaseSampler"]
-OWN: dict[str, Factory] = {
-    "auto": _auto,
-    "structured": _structured,
-    "icm": _icm,
-    "tpe": _tpe,
-    "gp": _gp,
-    "random": _random,
-    "qmc": _qmc,
-    "cmaes": _cmaes,
-    "nsga2": _nsga2,
-}
-
-
 def names() -> list[str]:
-    """Return every name that `sampler` knows; nothing is imported for it.
+    """Return every name that `sampler` knows; nothing of Optuna is imported for it.
 
     >>> {"structured", "tpe", "random"} <= set(names())
     True
     """
-    return [*OWN, *(name for name in plugins.names(GROUP) if name not in OWN)]
+    return plugins.names(GROUP)
 
 
 def check(name: str) -> None:
@@ -140,17 +72,16 @@ def sampler(
         MissingExtra: the sampler needs a library that is not installed.
         PluginError: a plug-in failed, or what it returned is no sampler.
     """
+    from optuna.exceptions import ExperimentalWarning
+
     from mlsysopt.core.search.space_sampler import SpaceSampler
 
     check(name)
-    if name in OWN:
-        with warnings.catch_warnings():
-            from optuna.exceptions import ExperimentalWarning
-
-            # Some of Optuna's samplers and arguments are marked so; choosing them by name is consent.
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return SpaceSampler(OWN[name](space, seed, knowledge), space, seed=seed)
-    return SpaceSampler(_plugin(name, space=space, seed=seed, knowledge=knowledge, trials=trials), space, seed=seed)
+    with warnings.catch_warnings():
+        # Some of Optuna's samplers and arguments are marked so; choosing them by name is consent.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        made = _made(name, space=space, seed=seed, knowledge=knowledge, trials=trials)
+    return SpaceSampler(made, space, seed=seed)
 
 
 def references(name: str) -> list[Reference]:
@@ -161,27 +92,16 @@ def references(name: str) -> list[Reference]:
         PluginError: a plug-in that does not import.
     """
     check(name)
-    if name in ("auto", "structured"):
-        from mlsysopt.core.search.structured import StructuredGPSampler
-
-        return [*StructuredGPSampler.references, OPTUNA]
-    if name == "icm":
-        from mlsysopt.core.search.icm import ICMSampler
-
-        return [*ICMSampler.references, OPTUNA]
-    if name in OWN:
-        return [OPTUNA, *METHODS.get(name, ())]
-    return list(getattr(plugins.load(GROUP, name, noun="sampler"), "references", ()))
+    found: Sequence[Reference] | Callable[[], Sequence[Reference]] = getattr(_factory(name), "references", ())
+    return list(found() if callable(found) else found)
 
 
-def _plugin(name: str, **given: Any) -> BaseSampler:
-    import inspect
-
+def _made(name: str, **given: Any) -> BaseSampler:
     from optuna.samplers import BaseSampler
 
     from mlsysopt.core.search.automatic import Blamed
 
-    factory = plugins.load(GROUP, name, noun="sampler")
+    factory = _factory(name)
     try:
         taken = inspect.signature(factory).parameters
         anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
@@ -194,75 +114,15 @@ def _plugin(name: str, **given: Any) -> BaseSampler:
         raise PluginError(
             f"{name!r} from {plugins.origin(GROUP, name)} returned {type(made).__name__}, which is no Optuna sampler"
         )
+    if _is_ours(factory):
+        # Nobody else is to blame: what it raises is a defect of this package, and comes out as it is.
+        return made
     return Blamed(made, lambda hook, error: plugins.blame(GROUP, name, hook, error))
 
 
-def _needing(module: str, make: Callable[[], BaseSampler]) -> BaseSampler:
-    """Make a sampler whose library is looked for now, not in the middle of a study."""
-    import importlib.util
-
-    if importlib.util.find_spec(module) is None:
-        raise MissingExtra.of(f"this sampler (through {module})", "tune")
-    return make()
+def _factory(name: str) -> Callable[..., Any]:
+    return plugins.load(GROUP, name, noun="sampler")
 
 
-OPTUNA = Reference(
-    "akiba2019",
-    "inproceedings",
-    "{Optuna}: A Next-generation Hyperparameter Optimization Framework",
-    "T. Akiba and S. Sano and T. Yanase and T. Ohta and M. Koyama",
-    2019,
-    {"booktitle": "KDD", "doi": "10.1145/3292500.3330701"},
-)
-METHODS: dict[str, tuple[Reference, ...]] = {
-    "tpe": (
-        Reference(
-            "bergstra2011",
-            "inproceedings",
-            "Algorithms for Hyper-Parameter Optimization",
-            "J. Bergstra and R. Bardenet and Y. Bengio and B. K{\\'e}gl",
-            2011,
-            {"booktitle": "NeurIPS"},
-        ),
-    ),
-    "cmaes": (
-        Reference(
-            "hansen2001",
-            "article",
-            "Completely Derandomized Self-Adaptation in Evolution Strategies",
-            "N. Hansen and A. Ostermeier",
-            2001,
-            {"journal": "Evolutionary Computation", "volume": "9", "number": "2", "doi": "10.1162/106365601750190398"},
-        ),
-    ),
-    "nsga2": (
-        Reference(
-            "deb2002",
-            "article",
-            "A Fast and Elitist Multiobjective Genetic Algorithm: {NSGA-II}",
-            "K. Deb and A. Pratap and S. Agarwal and T. Meyarivan",
-            2002,
-            {"journal": "IEEE Transactions on Evolutionary Computation", "volume": "6", "doi": "10.1109/4235.996017"},
-        ),
-    ),
-    "gp": (
-        Reference(
-            "ament2023",
-            "inproceedings",
-            "Unexpected Improvements to Expected Improvement for {Bayesian} Optimization",
-            "S. Ament and S. Daulton and D. Eriksson and M. Balandat and E. Bakshy",
-            2023,
-            {"booktitle": "NeurIPS"},
-        ),
-    ),
-    "qmc": (
-        Reference(
-            "bergstra2012",
-            "article",
-            "Random Search for Hyper-Parameter Optimization",
-            "J. Bergstra and Y. Bengio",
-            2012,
-            {"journal": "Journal of Machine Learning Research", "volume": "13"},
-        ),
-    ),
-}
+def _is_ours(factory: Callable[..., Any]) -> bool:
+    return getattr(factory, "__module__", None) == own.__name__

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from mlsysopt.core.study.events import Event
     from mlsysopt.core.study.guards import Guard
     from mlsysopt.core.study.result import Candidate, GuardCheck, Result
-    from mlsysopt.core.study.study import Study, stored_result
+    from mlsysopt.core.study.study import Study
     from mlsysopt.core.study.trials import TrialView
+    from mlsysopt.core.study.verdicts import stored_result
 
 __all__ = ["Budget", "Candidate", "Event", "Guard", "GuardCheck", "Result", "Study", "TrialView", "stored_result"]
 
@@ -27,6 +28,6 @@ __getattr__, __dir__ = lazy(
         "Result": "mlsysopt.core.study.result",
         "Study": "mlsysopt.core.study.study",
         "TrialView": "mlsysopt.core.study.trials",
-        "stored_result": "mlsysopt.core.study.study",
+        "stored_result": "mlsysopt.core.study.verdicts",
     },
 )

@@ -17,6 +17,7 @@ from mlsysopt.core.study.budget import Budget
 from mlsysopt.core.study.events import Event, EventKind, Listener
 from mlsysopt.core.study.measuring import Measurer
 from mlsysopt.core.study.rating import VALID, Pair, Rating
+from mlsysopt.core.study.telling import INTERVAL_Z, told
 from mlsysopt.core.study.trials import TrialView, leader, views
 from mlsysopt.core.target import Failure, Measurement, Target
 
@@ -32,7 +33,6 @@ MOST_ROUNDS = 3
 """Paired rounds that a trial can earn by challenging the leader."""
 MOST_REFUSALS = 200
 """Refused proposals in a row after which the sampler is plainly unable to find a valid one."""
-INTERVAL_Z = 1.96
 
 
 def smallest_budget_s(run_s: float) -> float:
@@ -46,7 +46,7 @@ def smallest_budget_s(run_s: float) -> float:
 
 @dataclass
 class TrialLoop:
-    """Runs trials until the budget is spent.
+    """Runs trials until the budget is spent: `prepare`, then `run`.
 
     Args:
         study: The Optuna study, with its sampler.
@@ -72,23 +72,31 @@ class TrialLoop:
     run_s: float = 0.0
     _started: float = 0.0
 
-    def run(self) -> None:
-        """Measure the default, then trials; returns when the budget is spent."""
+    def prepare(self) -> None:
+        """Measure the default and place the starting points: what must be there before the first trial."""
         self._started = self.clock()
         self._baseline()
         self._check_budget()
         if self.worker == 0:
             self._place_starts()
+
+    def run(self) -> None:
+        """Run trials until the budget is spent."""
         refusals = 0
+        self.sweep()
         while self._may_start_another():
-            for number in self.store.sweep_lost(self.study):
-                self._tell("note", f"trial {number} is lost: the process that ran it is gone", {"trial": number})
             refusals = 0 if self._one_trial() else refusals + 1
             if refusals >= MOST_REFUSALS:
                 raise StudyError(
                     f"{refusals} proposals in a row broke a static limit of {self.target.name}; "
                     "declare that limit as a constraint of the space, or widen it"
                 )
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Mark the trials of dead workers as lost, and tell them."""
+        for number in self.store.sweep_lost(self.study):
+            self.tell("note", f"trial {number} is lost: the process that ran it is gone", {"trial": number})
 
     # --- the default -----------------------------------------------------------------------------
 
@@ -104,14 +112,14 @@ class TrialLoop:
                 outcome = self.measurer.take({}, trial=-1, role="baseline", round=round, side="default", seed=seed)
             if isinstance(outcome, Failure):
                 failures.append(outcome)
-                self._tell("baseline", f"default failed: {outcome.reason}", {"failure": outcome.kind})
+                self.tell("baseline", f"default failed: {outcome.reason}", {"failure": outcome.kind})
                 self._stop_when_default_fails(failures)
                 continue
             failures.clear()
             self.rating.defaults.append(outcome.metrics)
             walls.append(outcome.wall_s)
             shown = ", ".join(f"{o.told} {outcome.metrics[o.told]:.4g}" for o in self.rating.objectives)
-            self._tell(
+            self.tell(
                 "baseline",
                 f"default {len(self.rating.defaults)}/{BASELINE_RUNS}: {shown} in {format_seconds(outcome.wall_s)}",
                 {"metrics": dict(outcome.metrics), "wall_s": outcome.wall_s},
@@ -174,9 +182,10 @@ class TrialLoop:
 
     def _counted(self) -> list[TrialView]:
         """Trials that count against the budget: not the lost ones, nor what never ran."""
-        return [trial for trial in self._views() if trial.state not in ("lost", "refused", "infrastructure")]
+        return [trial for trial in self.views() if trial.state not in ("lost", "refused", "infrastructure")]
 
-    def _views(self) -> list[TrialView]:
+    def views(self) -> list[TrialView]:
+        """Return every trial of the study so far."""
         return views(self.study.get_trials(deepcopy=False))
 
     # --- one trial -------------------------------------------------------------------------------
@@ -218,7 +227,7 @@ class TrialLoop:
                 return self._measure_and_tell(trial, config)
             except UpdateFinishedTrialError:
                 # This process was silent for longer than its lease: a machine that slept, for one.
-                self._tell("note", f"trial {trial.number} was taken for lost meanwhile", {"trial": trial.number})
+                self.tell("note", f"trial {trial.number} was taken for lost meanwhile", {"trial": trial.number})
                 return True
             except BaseException as error:
                 self._abandon(trial, error)
@@ -235,7 +244,7 @@ class TrialLoop:
         }
         config = self.space.from_params(params)
         self.store.annotate(trial, {"config": self.space.canonical(config)})
-        self._tell("asked", f"trial {trial.number}", {"trial": trial.number, "config": config})
+        self.tell("asked", f"trial {trial.number}", {"trial": trial.number, "config": config})
         return trial, config
 
     def _measure_and_tell(self, trial: optuna.Trial, config: dict[str, Any]) -> bool:
@@ -271,7 +280,7 @@ class TrialLoop:
         rating = self.rating
         if len(rating.objectives) != 1 or len(pairs) >= MOST_ROUNDS or self.left_s() < 4 * self.run_s:
             return False
-        best = leader(self._views())
+        best = leader(self.views())
         bar = max(best.gains[0], 0.0) if best is not None else 0.0
         noise = rating.noise(len(pairs))
         if any(
@@ -301,7 +310,9 @@ class TrialLoop:
             constraints=constraints,
         )
         self.study.tell(trial, gains)
-        self._report(trial.number, config, gains, noise, constraints, len(pairs))
+        trials = self.views()
+        view = next(view for view in trials if view.number == trial.number)
+        self.tell(*told(view, self.rating.objectives[0], trials))
 
     def _tell_failure(self, trial: optuna.Trial, failure: Failure, *, state: str) -> None:
         """Tell the worst valid value and a broken constraint: samplers skip trials that FAIL.
@@ -309,7 +320,7 @@ class TrialLoop:
         Every trial carries the same constraints, since some samplers fit one model per name; a
         failed one carries the worst violation that was seen of each guard.
         """
-        valid = [view for view in self._views() if view.valid]
+        valid = [view for view in self.views() if view.valid]
         worst = [min((view.gains[i] for view in valid), default=-1.0) for i in range(len(self.rating.objectives))]
         seen = {
             guard.metric: max([0.0, *(view.constraints.get(guard.metric, 0.0) for view in valid)])
@@ -320,7 +331,7 @@ class TrialLoop:
         )
         self.study.tell(trial, [min(value, 0.0) for value in worst])
         kind: EventKind = "refused" if state == "refused" else "trial"
-        self._tell(
+        self.tell(
             kind, f"trial {trial.number}: {state}: {failure.reason}",
             {"trial": trial.number, "state": state, "reason": failure.reason, "log_tail": failure.log_tail},
         )  # fmt: skip
@@ -336,35 +347,8 @@ class TrialLoop:
         self.store.annotate(trial, {"state": "lost", "reason": reason})
         self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
-    def _report(
-        self,
-        number: int,
-        config: Mapping[str, Any],
-        gains: Sequence[float],
-        noise: Mapping[str, float],
-        constraints: Mapping[str, float],
-        rounds: int,
-    ) -> None:
-        objective = self.rating.objectives[0]
-        half = INTERVAL_Z * math.sqrt(noise.get(objective.told, 0.0))
-        log = objective.sign * gains[0]
-        ratio, low, high = (math.exp(value) for value in (log, log - half, log + half))
-        broken = [name for name, excess in constraints.items() if excess > 0]
-        best = leader(self._views())
-        best_ratio = math.exp(objective.sign * best.gains[0]) if best is not None else 1.0
-        guard = f", breaks {', '.join(broken)}" if broken else ""
-        again = f", {rounds} rounds" if rounds > 1 else ""
-        self._tell(
-            "trial",
-            f"trial {number}: {ratio:.2f}x [{low:.2f}, {high:.2f}] {objective.told}{again}{guard}; "
-            f"best {best_ratio:.2f}x",
-            {
-                "trial": number, "state": "valid", "ratio": ratio, "low": low, "high": high, "rounds": rounds,
-                "broken_guards": broken, "best": best_ratio, "config": dict(config),
-            },
-        )  # fmt: skip
-
-    def _tell(self, kind: EventKind, text: str, data: Mapping[str, Any]) -> None:
+    def tell(self, kind: EventKind, text: str, data: Mapping[str, Any]) -> None:
+        """Send an event to whoever listens, with the state of the budget."""
         left = None if self.budget.seconds is None else max(0.0, self.budget.seconds - self.elapsed_s)
         done = len(self._counted()) if kind in ("trial", "refused") else None
         self.tell_listener(

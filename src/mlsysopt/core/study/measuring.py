@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Literal
 
 from mlsysopt.core.errors import InfrastructureError, MlsysoptError, PluginError, TargetError
@@ -55,6 +56,19 @@ class Measurer:
         self._exclusive = exclusive
         self._default_wall_s = 0.0
 
+    @property
+    def place(self) -> str:
+        """Where the session keeps its files: folder and device, "" for one that has no `folder`.
+
+        The same folder may be on another disk tomorrow: the device belongs to it.
+        """
+        folder = getattr(self._session, "folder", None)
+        if folder is None:
+            return ""
+        path = Path(folder).absolute()
+        there = next((one for one in (path, *path.parents) if one.exists()), Path("/"))
+        return f"{path} on device {there.stat().st_dev}"
+
     def exclusive(self) -> AbstractContextManager[Any]:
         """Hold this machine's timing slot over several measurements that belong together."""
         return self._exclusive()
@@ -91,6 +105,15 @@ class Measurer:
         if isinstance(outcome, Measurement) and not config:
             self._default_wall_s = outcome.wall_s
         return outcome
+
+    def again(self, row: MeasurementRow) -> Outcome:
+        """Return the outcome of a row of the store as if it had been measured now; nothing runs or is recorded."""
+        if row.metrics is None:
+            kind: Any = row.failure_kind
+            return Failure(kind, row.reason or "", row.log_tail, row.wall_s, row.cpu_s)
+        if not row.config:
+            self._default_wall_s = row.wall_s
+        return Measurement(row.metrics, row.effective, row.cpu_s, row.wall_s, row.started_at, row.log_tail)
 
     def _once(self, config: Config, seed: int) -> Outcome:
         timeout = self.timeout_s

@@ -7,8 +7,9 @@ them, and verifies the best candidates in fresh interleaved rounds. What it repo
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from mlsysopt.core.errors import StudyError
 from mlsysopt.core.measure import is_quiet, machine
 from mlsysopt.core.processes import exclusive_slot, sweep_orphans
+from mlsysopt.core.processes.identity import this_process
 from mlsysopt.core.seeds import seed_sequence
 from mlsysopt.core.space import Space
-from mlsysopt.core.store import Store, StudyInfo
+from mlsysopt.core.store import Store
+from mlsysopt.core.study import crew, unfinished, verdicts
 from mlsysopt.core.study.budget import Budget
 from mlsysopt.core.study.events import Event, Listener
 from mlsysopt.core.study.guards import Guard, parse_guards
@@ -30,7 +33,7 @@ from mlsysopt.core.study.opening import Clock, Opened, enter, make_sampler
 from mlsysopt.core.study.pareto import front
 from mlsysopt.core.study.rating import Rating
 from mlsysopt.core.study.result import Candidate, Result, Status
-from mlsysopt.core.study.trials import TrialView, counts, leader, views
+from mlsysopt.core.study.trials import TrialView, counts, views
 from mlsysopt.core.study.verification import LOOKS, Verifier, ranked
 from mlsysopt.core.target import Limits, Purpose, Target
 
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 
     from mlsysopt.core.study.explanation import Explanation
 
-__all__ = ["Study", "stored_result"]
+__all__ = ["Study"]
 
 log = logging.getLogger("mlsysopt.study")
 
@@ -163,22 +166,35 @@ class Study:
 
     # --- running ---------------------------------------------------------------------------------
 
-    def run(self, budget: Budget | int | float | str = 20, *, verify: bool = True) -> Result:
+    def run(
+        self,
+        budget: Budget | int | float | str = 20,
+        *,
+        verify: bool = True,
+        workers: int = 1,
+        executor: str = "local",
+    ) -> Result:
         """Search within a budget, then verify; the same call again goes on where it stopped.
 
         Args:
-            budget: Trials in all, the default included (`20`), or time (`"4min"`).
+            budget: Trials in all, the default included (`20`), or time (`"4min"`). Several workers may
+                finish a trial each beyond a number of trials.
             verify: Whether to verify the best candidates at the end.
+            workers: Processes that run trials on the store; measurements on one machine still come one
+                after the other. The verification is this process's.
+            executor: Where workers run: `local`, or `ray`, whose machines measure at the same time.
 
         Returns:
             The verified result. Ctrl-C ends the search cleanly with status `interrupted`.
 
         Raises:
-            StudyError: the budget is too small for one trial and its verification.
+            StudyError: the budget is too small for one trial and its verification, or several workers
+                without a store that they can share.
             TargetError: the default itself fails three times in a row.
             InfrastructureError: the machine failed twice in a row.
         """
         plan = Budget.parse(budget)
+        crew.check(workers, executor, shared=self._where is not None)
         with ExitStack() as stack:
             for what in sweep_orphans():
                 self._note(f"swept what a dead run left behind: {what}")
@@ -187,30 +203,65 @@ class Study:
             spent = self._spent(opened)
             self._say_started(opened, plan, trials)
             try:
-                with self._measurer(opened, "search") as measurer:
-                    loop = self._loop(opened, plan, measurer, spent)
-                    loop.run()
-                known = self._unchanged(opened, len(trials))
-                if verify and known is not None:
+                loop = self._search(opened, plan, spent, workers, executor)
+                known = verdicts.stored_verdict(opened.optuna)
+                if verify and known is not None and verdicts.judges(known, self._trials(opened.optuna)):
                     self._note("nothing left to do: this is the stored result; `verify` measures it again")
-                    return self._finished(known)
+                    return self._finished(replace(known, study=self))
                 left = None if plan.seconds is None else max(plan.seconds - loop.elapsed_s, loop.run_s * 12)
-                result = self._verify(opened, None, left) if verify else self._result(opened, "unverified", [])
+                result = (
+                    self._verify(opened, None, left, budget=plan.text())
+                    if verify
+                    else self._result(opened, "unverified", [])
+                )
             except KeyboardInterrupt:
                 result = self._result(opened, "interrupted", [])
-            self._keep(opened, result)
+            verdicts.keep(opened.optuna, result)
         return self._finished(result)
 
-    def _unchanged(self, opened: Opened, trials: int) -> Result | None:
-        """Return the stored verdict when this run has added no trial to it."""
-        kept = opened.optuna.user_attrs.get("result")
-        if kept is None or len(self._trials(opened.optuna)) != trials:
-            return None
-        result = Result.from_json(kept)
-        return replace(result, study=self) if result.status in ("proven", "not proven") else None
+    def _search(self, opened: Opened, plan: Budget, spent: float, workers: int, place: str) -> TrialLoop:
+        with self._measurer(opened, "search") as measurer:
+            loop = self._loop(opened, plan, measurer, spent)
+            loop.prepare()
+            if unfinished.searched(opened.optuna, plan.text()):
+                return loop
+            if workers == 1:
+                loop.run()
+        if workers > 1:
+            try:
+                crew.search(loop, self._worker(plan), workers=workers, place=place)
+            finally:
+                loop.sweep()
+            # What a worker that died has left undone.
+            with self._measurer(opened, "search") as measurer:
+                loop.measurer = measurer
+                loop.run()
+        return loop
+
+    def _worker(self, plan: Budget) -> Callable[[], None]:
+        """Return what a worker runs: this study without what belongs to this process."""
+        sent = copy(self)
+        sent._listener = None
+
+        def work() -> None:
+            if not isinstance(sent.sampler, str):
+                # A copy of a sampler has a copy of its random stream.
+                sent.sampler.reseed_rng()
+            with ExitStack() as stack:
+                opened = sent._enter(stack)
+                with sent._measurer(opened, "search") as measurer:
+                    loop = sent._loop(opened, plan, measurer, sent._spent(opened))
+                    loop.prepare()
+                    loop.run()
+
+        return work
 
     def verify(self, *, top: int = 1, rounds: int | None = None) -> Result:
         """Verify the best candidates of a study that has trials.
+
+        A verification that was stopped, by Ctrl-C or a kill, goes on with its finished rounds when the
+        same one is asked for again on the same machine and file system. A stored verdict stays until there
+        is a new one.
 
         Args:
             top: How many are verified together, corrected by Holm; 1 tests them in order.
@@ -229,7 +280,7 @@ class Study:
                 result = self._verify(opened, rounds, None, top=top)
             except KeyboardInterrupt:
                 result = self._result(opened, "interrupted", [])
-            self._keep(opened, result)
+            verdicts.keep(opened.optuna, result)
         return self._finished(result)
 
     def _loop(self, opened: Opened, plan: Budget, measurer: Measurer, spent: float) -> TrialLoop:
@@ -239,7 +290,7 @@ class Study:
             target=self.target,
             space=self.space,
             measurer=measurer,
-            rating=Rating(self.target, self.space, opened.objectives, self.guards),
+            rating=self._rating(opened),
             budget=plan,
             seed=self.seed,
             worker=opened.worker,
@@ -247,6 +298,9 @@ class Study:
             tell_listener=self._emit,
             spent_s=spent,
         )
+
+    def _rating(self, opened: Opened) -> Rating:
+        return Rating(self.target, self.space, opened.objectives, self.guards)
 
     @contextmanager
     def _measurer(self, opened: Opened, purpose: Purpose) -> Generator[Measurer]:
@@ -261,7 +315,15 @@ class Study:
                 exclusive=exclusive_slot,
             )
 
-    def _verify(self, opened: Opened, rounds: int | None, seconds: float | None, *, top: int = 1) -> Result:
+    def _verify(
+        self,
+        opened: Opened,
+        rounds: int | None,
+        seconds: float | None,
+        *,
+        top: int = 1,
+        budget: str | None = None,
+    ) -> Result:
         trials = self._trials(opened.optuna)
         first, *others = opened.objectives
         candidates = front(trials) if others else ranked(trials, first)
@@ -270,16 +332,26 @@ class Study:
         if not candidates:
             return self._result(opened, "not proven", [], "no trial was better than the default within its guards")
         looks = LOOKS if rounds is None else (*(n for n in LOOKS if n < rounds), rounds)
-        with self._measurer(opened, "verify") as measurer:
+        # The slot is held from the look at what is left open: two processes never take over the same rounds.
+        with self._measurer(opened, "verify") as measurer, measurer.exclusive():
+            plan = self._plan(opened, candidates, top, looks, measurer.place)
+            record, again = unfinished.enter(
+                opened.optuna,
+                opened.worker,
+                plan,
+                begin=lambda: (self._verify_seed(opened), is_quiet()),
+                budget=budget,
+            )
+            rows = opened.store.measurements(self.name, role="verify") if again else []
+            if again:
+                self._note("going on with the verification that was stopped: its finished rounds are kept")
             verifier = Verifier(
-                target=self.target,
-                space=self.space,
+                rating=self._rating(opened),
                 measurer=measurer,
-                objectives=opened.objectives,
-                guards=self.guards,
-                seed=self._verify_seed(opened),
+                seed=record.seed,
                 tell_listener=self._emit,
-                both_clocks=is_quiet(),
+                both_clocks=record.both_clocks,
+                finished=unfinished.FinishedRounds(rows),
                 looks=looks,
                 max_seconds=seconds,
             )
@@ -288,6 +360,20 @@ class Study:
         if proven:
             return self._result(opened, "proven", done, winner=proven[0])
         return self._result(opened, "not proven", done, "; ".join(_why(candidate) for candidate in done))
+
+    def _plan(
+        self, opened: Opened, candidates: Sequence[TrialView], top: int, looks: Sequence[int], place: str
+    ) -> unfinished.Plan:
+        """Return what makes a verification the same one."""
+        return unfinished.Plan(
+            candidates=tuple((view.number, self.space.canonical(view.config)) for view in candidates),
+            together=top,
+            looks=tuple(looks),
+            objectives=tuple(objective.told for objective in opened.objectives),
+            guards=tuple(guard.text() for guard in self.guards),
+            machine=f"{opened.store.machine_key} {this_process().host}",
+            place=place,
+        )
 
     def _verify_seed(self, opened: Opened) -> int:
         """Return a seed that no trial and no earlier verification of this study has used."""
@@ -338,7 +424,7 @@ class Study:
 
     def _last_result(self) -> Result:
         with self._borrowed() as store:
-            result = stored_result(store, store.find(self.name))
+            result = verdicts.stored_result(store, store.find(self.name))
         if result is None:
             raise StudyError(f"study {self.name!r} has no result yet; run it to its end first")
         return replace(result, study=self)
@@ -365,7 +451,7 @@ class Study:
         several = len(opened.objectives) > 1
         return Result(
             status=status,
-            reason=reason or _default_reason(status, trials),
+            reason=reason or verdicts.default_reason(status, trials, verdicts.stored_verdict(opened.optuna)),
             objectives=tuple(objective.told for objective in opened.objectives),
             winner=winner,
             candidates=tuple(candidates),
@@ -388,9 +474,6 @@ class Study:
                 for view in (front(trials) if several else ())
             ),
         )
-
-    def _keep(self, opened: Opened, result: Result) -> None:
-        opened.optuna.set_user_attr("result", result.to_json())
 
     def _finished(self, result: Result) -> Result:
         self._emit(Event("finished", result.text(), {"result": result.to_json()}))
@@ -430,22 +513,3 @@ class Study:
 
 def _why(candidate: Candidate) -> str:
     return f"trial {candidate.trial} {candidate.verdict} ({candidate.reason})"
-
-
-def _default_reason(status: Status, trials: Sequence[TrialView]) -> str:
-    best = leader(trials)
-    if status == "proven":
-        return "verified against the default in fresh rounds"
-    seen = f"; best seen so far is trial {best.number}, unverified" if best is not None and not best.is_default else ""
-    if status == "interrupted":
-        return f"stopped by the user{seen}"
-    return f"not verified{seen}"
-
-
-def stored_result(store: Store, info: StudyInfo) -> Result | None:
-    """Return the last result that a study of a store ended with, None if it has none."""
-    import optuna
-
-    loaded = optuna.load_study(study_name=info.name, storage=store.optuna)
-    kept = loaded.user_attrs.get("result")
-    return Result.from_json(kept) if kept else None

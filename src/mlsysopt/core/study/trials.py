@@ -63,10 +63,9 @@ def views(trials: Iterable[optuna.trial.FrozenTrial]) -> list[TrialView]:
 
 def _view(trial: optuna.trial.FrozenTrial) -> TrialView:
     attrs = trial.user_attrs
-    state = attrs.get("state")
-    if state is None:
-        # A trial of a foreign Optuna program, or one that still runs, has no word of ours.
-        state = "running" if not trial.state.is_finished() else "lost"
+    # What it will be told may be written already while it still runs; a trial of a foreign Optuna program
+    # has no word of ours.
+    state = attrs.get("state", "lost") if trial.state.is_finished() else "running"
     config = attrs.get("config")
     return TrialView(
         number=trial.number,

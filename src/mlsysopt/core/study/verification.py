@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlsysopt.core.measure import Comparison, Ratio, SideFailed, compare_many
-from mlsysopt.core.quantities import format_number
-from mlsysopt.core.space import Space
 from mlsysopt.core.study.events import Event, Listener
-from mlsysopt.core.study.guards import Guard
 from mlsysopt.core.study.measuring import Measurer
 from mlsysopt.core.study.noise import shrunk_means
 from mlsysopt.core.study.objectives import Objective
+from mlsysopt.core.study.rating import Rating
 from mlsysopt.core.study.result import Candidate, GuardCheck
 from mlsysopt.core.study.trials import TrialView
-from mlsysopt.core.target import Failure, Target
+from mlsysopt.core.study.unfinished import FinishedRounds
+from mlsysopt.core.target import Failure
 
 __all__ = ["LOOKS", "Verifier", "ranked"]
 
@@ -60,20 +59,21 @@ class Verifier:
     """Verifies candidates of one study.
 
     Args:
+        rating: Objectives and guards, and how they are judged.
         measurer: Measures on the file system that the user will run on.
+        seed: The seeds of all rounds are derived from it.
         both_clocks: Whether the twin metric on the other clock must point the same way.
+        finished: Rounds of an earlier attempt with this seed; they are not measured again.
         looks: Rounds after which the comparison may stop.
         max_seconds: Time for one comparison; None means the looks alone decide.
     """
 
-    target: Target
-    space: Space
+    rating: Rating
     measurer: Measurer
-    objectives: Sequence[Objective]
-    guards: Sequence[Guard]
     seed: int
     tell_listener: Listener
     both_clocks: bool
+    finished: FinishedRounds = field(default_factory=FinishedRounds)
     looks: Sequence[int] = LOOKS
     max_seconds: float | None = None
 
@@ -88,61 +88,49 @@ class Verifier:
 
     def together(self, views: Sequence[TrialView]) -> list[Candidate]:
         """Verify several candidates in the same rounds, corrected by Holm."""
-        runs = {f"trial {view.number}": view for view in views}
-        effective: dict[str, Mapping[str, Any]] = {}
-        failed: dict[str, Failure] = {}
-        done: Counter[str] = Counter()
+        taking = _Sides(self.measurer, self.finished, {f"trial {view.number}": view for view in views})
 
-        def side(name: str, config: Mapping[str, Any], trial: int) -> Any:
-            def measure(seed: int) -> Mapping[str, float]:
-                outcome = self.measurer.take(config, trial=trial, role="verify", round=done[name], side=name, seed=seed)
-                done[name] += 1
-                if isinstance(outcome, Failure):
-                    failed[name] = outcome
-                    raise SideFailed(outcome)
-                effective[name] = outcome.effective_config
-                return outcome.metrics
+        def show(comparison: Comparison) -> None:
+            if comparison.rounds in self.looks:
+                taking.leave(comparison.decided)
+            if not taking.replayed(comparison.seeds[-1]):
+                self._show(comparison)
 
-            return measure
-
-        first = views[0].number
         with self.measurer.exclusive():
             comparison = compare_many(
-                side("default", {}, first),
-                {name: side(name, view.config, view.number) for name, view in runs.items()},
-                metrics=self.target.metrics(),
-                decide=[objective.told for objective in self.objectives],
+                taking.side("default"),
+                {name: taking.side(name) for name in taking.runs},
+                metrics=self.rating.target.metrics(),
+                decide=[objective.told for objective in self.rating.objectives],
                 looks=tuple(self.looks),
                 seed=self.seed,
                 warmup=0,
                 max_seconds=self.max_seconds,
                 baseline_name="default",
-                on_round=self._show,
+                on_round=show,
             )
-        return [self._judge(name, view, comparison, effective, failed.get(name)) for name, view in runs.items()]
+        return [self._judge(name, view, comparison, taking) for name, view in taking.runs.items()]
 
     def _show(self, comparison: Comparison) -> None:
-        rounds = comparison.rounds
+        rounds, objectives = comparison.rounds, self.rating.objectives
         for name, ratios in comparison.ratios.items():
-            told = [ratios[objective.told] for objective in self.objectives if objective.told in ratios]
+            told = [ratios[objective.told] for objective in objectives if objective.told in ratios]
             # Before the first look there is no interval to show, only where it is heading.
             shown = "; ".join(str(r) if rounds >= self.looks[0] else f"{r.metric} {r.value:.2f}x so far" for r in told)
             data = {"candidate": name, "rounds": rounds, "ratios": [ratio.to_json() for ratio in told]}
             self.tell_listener(Event("verify", f"verifying {name}, round {rounds}: {shown}", data))
 
-    def _judge(
-        self,
-        name: str,
-        view: TrialView,
-        comparison: Comparison,
-        effective: Mapping[str, Mapping[str, Any]],
-        failure: Failure | None,
-    ) -> Candidate:
+    def _judge(self, name: str, view: TrialView, comparison: Comparison, taken: _Sides) -> Candidate:
         ratios = comparison.ratios.get(name, {})
-        guards = [check for guard in self.guards if (check := self._guard(guard, ratios, view)) is not None]
-        verdict, reason = self._verdict(ratios, guards, failure)
-        used = {knob: value for knob, value in effective.get(name, {}).items() if knob in self.space}
-        objective = self.objectives[0]
+        readings = zip(comparison.readings[comparison.baseline], comparison.readings[name], strict=False)
+        rounds = [(default.values, got.values) for default, got in readings]
+        checks = (
+            self.rating.check(guard, rounds, view.config, ratios.get(guard.metric)) for guard in self.rating.guards
+        )
+        guards = [check for check in checks if check is not None]
+        verdict, reason = self._verdict(ratios, guards, taken.failed.get(name))
+        used = {knob: value for knob, value in taken.effective.get(name, {}).items() if knob in self.rating.space}
+        objective = self.rating.objectives[0]
         return Candidate(
             trial=view.number,
             config=dict(view.config),
@@ -159,8 +147,8 @@ class Verifier:
     ) -> tuple[str, str]:
         if failure is not None:
             return "failed", f"it did not run: {failure.kind}: {failure.reason}"
-        decided = [ratios[objective.told] for objective in self.objectives if objective.told in ratios]
-        if len(decided) < len(self.objectives):
+        decided = [ratios[objective.told] for objective in self.rating.objectives if objective.told in ratios]
+        if len(decided) < len(self.rating.objectives):
             return "not proven", "too few rounds were measured"
         for ratio in decided:
             if ratio.verdict != "proven":
@@ -169,7 +157,7 @@ class Verifier:
         if broken:
             return "guard broken", "; ".join(check.text() for check in broken)
         if self.both_clocks:
-            for objective in self.objectives:
+            for objective in self.rating.objectives:
                 other = self._other_clock(objective, ratios)
                 if other is not None and (other.value - 1.0) * objective.sign <= 0:
                     told = ratios[objective.told]
@@ -180,25 +168,54 @@ class Verifier:
         return "proven", str(decided[0])
 
     def _other_clock(self, objective: Objective, ratios: Mapping[str, Ratio]) -> Ratio | None:
-        twin = self.target.metrics()[objective.told].twin
+        twin = self.rating.target.metrics()[objective.told].twin
         return ratios.get(twin) if twin is not None else None
 
-    def _guard(self, guard: Guard, ratios: Mapping[str, Ratio], view: TrialView) -> GuardCheck | None:
-        static = self.target.static(view.config)
-        if guard.metric in static:
-            reference = self.target.static(self.space.default())[guard.metric]
-            value, low, high = static[guard.metric], static[guard.metric], static[guard.metric]
-            kept = guard.violation(value, reference) <= 0
-            if guard.relative:
-                value, low, high = (v / reference for v in (value, low, high))
-            return GuardCheck(guard.text(), guard.metric, value, low, high, kept)
-        ratio = ratios.get(guard.metric)
-        if ratio is None:
-            return None
-        if guard.relative:
-            return GuardCheck(
-                guard.text(), guard.metric, ratio.value, ratio.low, ratio.high, guard.violation(ratio.value, 1.0) <= 0
-            )
-        value = ratio.candidate_value
-        text = f"{guard.text()} (default {format_number(ratio.baseline_value)})"
-        return GuardCheck(text, guard.metric, value, value, value, guard.violation(value, ratio.baseline_value) <= 0)
+
+class _Sides:
+    """What one comparison runs: each side is measured, or taken from a finished round.
+
+    Whether a round is finished is known before its first side is asked for: of a round that is not, no
+    side is taken, since pairs must have been measured beside each other.
+    """
+
+    def __init__(self, measurer: Measurer, finished: FinishedRounds, runs: Mapping[str, TrialView]) -> None:
+        self.runs = dict(runs)
+        self.effective: dict[str, Mapping[str, Any]] = {}
+        self.failed: dict[str, Failure] = {}
+        self._measurer, self._finished = measurer, finished
+        self._open = ["default", *runs]
+        self._numbers = {"default": next(iter(runs.values())).number, **{n: view.number for n, view in runs.items()}}
+        self._round: Counter[str] = Counter()
+        self._replayed: dict[int, bool] = {}
+
+    def side(self, name: str) -> Callable[[int], Mapping[str, float]]:
+        """Return what runs one side, given the seed of the round."""
+        config: Mapping[str, Any] = self.runs[name].config if name in self.runs else {}
+
+        def measure(seed: int) -> Mapping[str, float]:
+            if seed not in self._replayed:
+                sides = [(self._numbers[side], side) for side in self._open]
+                self._replayed[seed] = self._finished.complete(sides, seed)
+            trial, round = self._numbers[name], self._round[name]
+            if self._replayed[seed]:
+                outcome = self._measurer.again(self._finished.row(trial, name, seed))
+            else:
+                outcome = self._measurer.take(config, trial=trial, role="verify", round=round, side=name, seed=seed)
+            self._round[name] += 1
+            if isinstance(outcome, Failure):
+                self.failed[name] = outcome
+                self.leave([name])
+                raise SideFailed(outcome)
+            self.effective[name] = outcome.effective_config
+            return outcome.metrics
+
+        return measure
+
+    def leave(self, names: Iterable[str]) -> None:
+        """Note that these sides are in no further round."""
+        self._open = [name for name in self._open if name not in set(names)]
+
+    def replayed(self, seed: int) -> bool:
+        """Whether the round of this seed was taken from an earlier attempt."""
+        return self._replayed.get(seed, False)
