@@ -74,9 +74,8 @@ def test_every_own_name_makes_a_sampler_that_keeps_to_the_space(name: str) -> No
 
 def test_ours_are_what_the_project_registers() -> None:
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"]["mlsysopt.samplers"] == {
-        name: f"mlsysopt.core.search.own:{name}" for name in own.__all__
-    }
+    ours = {name: f"mlsysopt.core.search.own:{name}" for name in own.__all__}
+    assert project["entry-points"]["mlsysopt.samplers"] == ours
 
 
 @pytest.mark.parametrize("name", own.__all__)
