@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import random
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -498,3 +500,19 @@ def test_what_cannot_be_said_is_refused():
         Facts().with_divisor(S, 0)
     with pytest.raises(UsageError, match="weights are above 0"):
         Facts().with_likely("S", {3: 0})
+
+
+def test_answers_do_not_depend_on_how_names_are_hashed() -> None:
+    code = (
+        "from mlsysopt.graph import Dim, Facts, maximum, minimum\n"
+        "S, T, U = map(Dim.of, 'STU')\n"
+        "f = Facts().with_le(S, T).with_le(T, U)\n"
+        "print(Facts().eq(maximum(S, T) + minimum(S, T), S + T), f.le(S, U), f.eq(minimum(S, U), S))"
+    )
+    answers = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": str(seed)}
+        ).stdout
+        for seed in range(4)
+    }
+    assert answers == {"Answer.YES Answer.YES Answer.YES\n"}

@@ -274,7 +274,7 @@ class Closure:
         if consequences:
             self._queue.extend((False, q) for q in consequences)
             return
-        if len(p.terms) <= 2 and p.atoms == tuple(p.symbols) and _is_linear(p):
+        if len(p.atoms) == 1 and isinstance(p.atoms[0], str) and _is_linear(p):
             for name, ends in narrowed(p, self.ranges):
                 self._set_range(name, ends)
             return
