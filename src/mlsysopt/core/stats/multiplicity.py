@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from mlsysopt.core.errors import UsageError
 
-__all__ = ["holm", "holm_levels"]
+__all__ = ["holm", "holm_levels", "holm_many"]
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -54,3 +57,20 @@ def holm_levels(ps: Sequence[float], alpha: float = 0.05) -> list[float]:
         if ps[i] > level:
             stopped = level
     return levels
+
+
+def holm_many(ps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Adjust many families at once, like `holm` each.
+
+    Args:
+        ps: Raw p-values, shape (..., m).
+
+    >>> holm_many(np.array([[0.01, 0.04, 0.03], [0.5, 0.5, 0.5]])).tolist()
+    [[0.03, 0.06, 0.06], [1.0, 1.0, 1.0]]
+    """
+    m = ps.shape[-1]
+    order = np.argsort(ps, axis=-1, kind="stable")
+    stepped = np.minimum(1.0, np.take_along_axis(ps, order, axis=-1) * np.arange(m, 0, -1))
+    adjusted = np.empty_like(stepped)
+    np.put_along_axis(adjusted, order, np.maximum.accumulate(stepped, axis=-1), axis=-1)
+    return adjusted

@@ -1,5 +1,7 @@
 """When a comparison may stop: looks at the signed-rank test that keep the error rate together.
 
+The same idea for Student's t is `MinimumP.for_t`.
+
 Stopping at the first of five looks whose p-value is below 5 % calls a comparison of a thing with
 itself "different" in 16 % of all cases. Here each look's p-value is divided by its weight, and the
 smallest of these so far is turned into one p-value by the distribution it has when there is no
@@ -9,7 +11,6 @@ stops, and Holm's procedure may be applied to it.
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlsysopt.core.errors import UsageError
+from mlsysopt.core.stats.minimum import MinimumP
 from mlsysopt.core.stats.signed_rank import EXACT, attainable, interval_at, signed_rank_p
 
 __all__ = ["SequentialRule", "Standing"]
@@ -88,8 +90,7 @@ class SequentialRule:
         """Return the rule with the same looks and weights at another error rate."""
         if not 0.0 < alpha < 1.0:
             raise UsageError(f"alpha must lie between 0 and 1, got {alpha}")
-        reached = bisect.bisect_right(self.tail, alpha)
-        limit = self.scores[reached - 1] if reached else 0.0
+        limit = self.minimum().level(alpha)
         boundaries = tuple(
             max((p for p in attainable(n) if p / weight <= limit), default=0.0)
             for n, weight in zip(self.looks, self.weights, strict=True)
@@ -151,8 +152,11 @@ class SequentialRule:
 
     def _tail_of(self, score: float) -> float:
         # Every attainable value is in the table; what lies between two of them counts as the upper one.
-        place = bisect.bisect_left(self.scores, score)
-        return self.tail[place] if place < len(self.tail) else 1.0
+        return self.minimum().p_value(score)
+
+    def minimum(self) -> MinimumP:
+        """Return the distribution of the smallest weighted p-value."""
+        return MinimumP(self.scores, self.tail, len(self.looks))
 
 
 @lru_cache(maxsize=32)

@@ -20,7 +20,19 @@ import numpy.typing as npt
 from mlsysopt.core.errors import UsageError
 from mlsysopt.core.stats.signed_rank import attainable
 
-__all__ = ["FIRST_SHARE", "REFERENCE_ALPHA", "Plan", "calibrate", "null_ranks", "scores_of"]
+__all__ = [
+    "FIRST_SHARE",
+    "REFERENCE_ALPHA",
+    "T_SCORES",
+    "Plan",
+    "TPlan",
+    "calibrate",
+    "calibrate_t",
+    "null_ranks",
+    "null_t",
+    "scores_of",
+    "tail_of_counts",
+]
 
 REFERENCE_ALPHA = 0.05
 """Level at which the weights of the looks are set; other levels use the same weights."""
@@ -51,8 +63,34 @@ class Plan:
 
     def tail(self) -> tuple[float, ...]:
         """Return the probability per score, with a margin for the error of the simulation."""
-        n = self.studies
-        return tuple(min(1.0, (k + 1) / (n + 1) + CAUTION * math.sqrt(k * (n - k) / n) / n) for k in self.below)
+        return tail_of_counts(self.below, self.studies)
+
+
+@dataclass(frozen=True, slots=True)
+class TPlan:
+    """What one plan of looks needs to turn the smallest p-value of a t statistic into one p-value.
+
+    Attributes:
+        looks: Sample sizes, increasing.
+        studies: Simulated studies.
+        two_sided: Studies whose smallest two-sided p-value is at most each of `T_SCORES`, cumulated.
+        one_sided: The same for one-sided p-values.
+    """
+
+    looks: tuple[int, ...]
+    studies: int
+    two_sided: tuple[int, ...]
+    one_sided: tuple[int, ...]
+
+
+T_SCORES: tuple[float, ...] = tuple(10.0 ** (k / 16) for k in range(-80, 1))
+"""Grid of smallest p-values, 16 a decade from 1e-5; in between, the table is interpolated in logarithms."""
+
+
+def tail_of_counts(below: tuple[int, ...], studies: int) -> tuple[float, ...]:
+    """Return shares of simulated studies as probabilities, with a margin for the error of the simulation."""
+    n = studies
+    return tuple(min(1.0, (k + 1) / (n + 1) + CAUTION * math.sqrt(k * (n - k) / n) / n) for k in below)
 
 
 def scores_of(looks: tuple[int, ...], weights: tuple[float, ...]) -> tuple[float, ...]:
@@ -148,3 +186,39 @@ def _largest_later_score(
     rate = (below + 1) / (studies + 1) + CAUTION * np.sqrt(below * (studies - below) / studies) / studies
     fits = np.flatnonzero(rate <= REFERENCE_ALPHA)
     return later_scores[int(fits[-1]) if len(fits) else 0]
+
+
+def null_t(looks: tuple[int, ...], studies: int, seed: int) -> Iterator[npt.NDArray[np.float64]]:
+    """Yield, chunk by chunk, the t statistic of each look at normal noise without any effect.
+
+    Args:
+        looks: Sample sizes, increasing, the first at least 2.
+        studies: Studies in all.
+        seed: Of the simulation.
+
+    Yields:
+        Statistics, shape (len(looks), studies in this chunk).
+    """
+    rng = np.random.default_rng(seed)
+    for start in range(0, studies, _CHUNK):
+        x = rng.standard_normal((looks[-1], min(_CHUNK, studies - start)))
+        found = np.empty((len(looks), x.shape[1]))
+        for row, n in zip(found, looks, strict=True):
+            row[:] = x[:n].mean(axis=0) / (x[:n].std(axis=0, ddof=1) / math.sqrt(n))
+        yield found
+
+
+def calibrate_t(looks: tuple[int, ...], studies: int, seed: int) -> TPlan:
+    """Simulate the table of one plan of looks; see `TPlan`."""
+    from scipy.special import stdtr
+
+    freedom = np.array(looks, dtype=np.float64)[:, None] - 1.0
+    counts = np.zeros((2, len(T_SCORES)), dtype=np.int64)
+    for t in null_t(looks, studies, seed):
+        below = np.asarray(stdtr(freedom, t))
+        for row, smallest in zip(
+            counts, (2.0 * np.minimum(below, 1.0 - below).min(axis=0), below.min(axis=0)), strict=True
+        ):
+            row += np.searchsorted(np.sort(smallest), T_SCORES, side="right")
+    two, one = (tuple(int(k) for k in row) for row in counts)
+    return TPlan(looks, studies, two, one)
