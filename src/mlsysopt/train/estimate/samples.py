@@ -1,0 +1,65 @@
+"""One timed training on part of the rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from mlsysopt.core.errors import UsageError
+from mlsysopt.train.estimate.characteristics import Characteristics
+
+__all__ = ["Sample"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a training on part of the rows cost.
+
+    Attributes:
+        rows_share: Share of the users, or of the items, that were taken whole; 0 to 1.
+        characteristics: Of the part that was trained on.
+        params: Hyper-parameters of this training.
+        cpu_s: CPU seconds of `fit` alone.
+        wall_s: Elapsed seconds of `fit` alone.
+        weight: How much it counts, 1 for a quiet measurement.
+        peak_bytes: Highest resident memory of the process; 0 where it was not measured.
+        seed: Which rows were drawn.
+        repeats: Trainings inside the one timing.
+        reference: Reference timing around it over the best one.
+        spent_s: CPU seconds that taking it cost in all: building, training, references; 0 means `cpu_s`.
+        extra: What else is known, JSON values.
+    """
+
+    rows_share: float
+    characteristics: Characteristics
+    params: Mapping[str, Any]
+    cpu_s: float
+    wall_s: float
+    weight: float = 1.0
+    peak_bytes: int = 0
+    seed: int = 0
+    repeats: int = 1
+    reference: float = 1.0
+    spent_s: float = 0.0
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        if not (0 < self.rows_share <= 1 and math.isfinite(self.cpu_s) and self.cpu_s > 0 and self.weight >= 0):
+            raise UsageError(
+                f"a sample needs a share of rows in (0, 1], CPU seconds above 0 and a weight of at least 0, "
+                f"got {self.rows_share}, {self.cpu_s}, {self.weight}"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {**asdict(self), "characteristics": self.characteristics.as_dict(), "params": dict(self.params)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Sample:
+        """Read what `as_dict` wrote."""
+        known = {one.name for one in fields(cls)}
+        values: dict[str, Any] = {name: value for name, value in content.items() if name in known}
+        values["characteristics"] = Characteristics.from_dict(values["characteristics"])
+        return cls(**values)
