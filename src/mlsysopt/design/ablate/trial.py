@@ -1,0 +1,185 @@
+"""One row with one seed: build the whole model, take parts away, train, read the metric."""
+
+from __future__ import annotations
+
+import inspect
+import random
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlsysopt.core.seeds import seed_sequence
+from mlsysopt.design.ablate import kit as kits
+from mlsysopt.design.ablate.deltas import Row, combined, take_fraction
+from mlsysopt.design.ablate.kit import Kit
+from mlsysopt.design.ablate.options import Unusable, read_metrics
+
+__all__ = ["TrialSpec", "build", "data_rng", "in_worker", "run_trial", "seeded"]
+
+_TAIL_LINES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSpec:
+    """What one training is: the changes of a row, and a seed; `again` repeats one that is there."""
+
+    row: Row
+    seed: int
+    again: bool = False
+
+
+def data_rng(seed: int) -> np.random.Generator:
+    """Return the generator for the order of the data.
+
+    It is apart from the streams that torch and numpy draw from: a removed dropout layer does not
+    reshuffle the batches.
+
+    >>> int(data_rng(3).integers(1000)) == int(data_rng(3).integers(1000))
+    True
+    """
+    return np.random.default_rng(seed_sequence(seed, "data order"))
+
+
+@contextmanager
+def seeded(seed: int) -> Generator[None]:
+    """Set the global streams of random, numpy and torch, and put them back afterwards."""
+    torch: Any = sys.modules.get("torch")
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state() if torch else None  # noqa: NPY002
+    _seed_all(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch = sys.modules.get("torch")
+        if torch is not None and before[2] is not None:
+            torch.set_rng_state(before[2])
+
+
+def _seed_all(seed: int) -> None:
+    state = int(seed_sequence(seed, "training").generate_state(1)[0])
+    random.seed(state)
+    np.random.seed(state)  # noqa: NPY002
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(state)
+
+
+def build(kit: Kit, row: Row, seed: int) -> tuple[Any, Any, dict[str, Any]]:
+    """Return the model, the data and the keywords of one row with one seed.
+
+    The whole model is built first and parts are replaced in it, so that every weight that stays
+    starts with the base's value.
+    """
+    change = combined(row)
+    data = take_fraction(kit.data, change["fraction"], seed)
+    keywords: dict[str, Any] = {}
+    if change["features"]:
+        from mlsysopt.design.ablate import features
+
+        parts = [(list(part["features"]), str(part["how"])) for part in change["features"]]
+        data, left = features.removed(data, parts, seed=seed, names=kit.names)
+        if any(how == "drop" for _, how in parts):
+            keywords["features"] = left
+    maker = kit.variants[change["variant"]] if change["variant"] is not None else kit.make_model
+    if "seed" in inspect.signature(maker).parameters:
+        keywords["seed"] = seed
+    model = maker(**keywords)
+    if kit.batch is not None:
+        from mlsysopt.design.ablate.select import unwrapped
+
+        # A compiled wrapper hides the modules that are to be replaced: no row is trained in one.
+        model = unwrapped(model)
+    if change["modules"]:
+        from mlsysopt.design.ablate import surgery
+        from mlsysopt.design.ablate.select import Part
+
+        probe = kit.probe()
+        for name, paths, how in change["modules"]:
+            surgery.remove(model, Part(name, paths), how=how, probe=probe)
+    return model, data, change["options"]
+
+
+def run_trial(kit: Kit, spec: TrialSpec) -> dict[str, Any]:
+    """Train one row with one seed and return what is kept of it, as JSON values.
+
+    Nothing raised by the user's code gets out: it becomes a failure of this trial.
+    """
+    had_torch = "torch" in sys.modules
+    started, wall, cpu = time.time(), time.perf_counter(), time.process_time()
+    found: dict[str, Any] = {"row": spec.row.key, "seed": spec.seed, "started_at": started}
+    _forget_peak()
+    train_cpu = 0.0
+    try:
+        with seeded(spec.seed), _slow_paths():
+            model, data, options = build(kit, spec.row, spec.seed)
+            # Stand-ins may have drawn numbers: training starts from the same state in every row.
+            _seed_all(spec.seed)
+            before = time.process_time()
+            returned = kit.train(model, data, seed=spec.seed, **options)
+            train_cpu = time.process_time() - before
+            found |= {"state": "ok", "metrics": read_metrics(returned, kit.metric)}
+    except Unusable as error:
+        found |= {"state": error.kind, "reason": str(error)}
+    except MemoryError:
+        found |= {"state": "crashed", "reason": "out of memory", "tail": _tail()}
+    except (Exception, SystemExit) as error:
+        found |= {"state": "crashed", "reason": f"{type(error).__name__}: {error}".strip(), "tail": _tail()}
+    if not had_torch and "torch" in sys.modules:
+        # The user's code imported torch in the middle, where its generator had no seed yet: once more.
+        return run_trial(kit, spec)
+    total = time.process_time() - cpu
+    return found | {
+        "wall_s": time.perf_counter() - wall,
+        "cpu_s": train_cpu or total,
+        "overhead_s": total - train_cpu if train_cpu else 0.0,
+        "rss_bytes": _peak(),
+    }
+
+
+def in_worker(folder: str, spec: TrialSpec) -> dict[str, Any]:
+    """Run a trial in a worker, with the kit that lies in a folder."""
+    return run_trial(kits.load(folder), spec)
+
+
+@contextmanager
+def _slow_paths() -> Generator[None]:
+    """Switch off the fused paths that skip `forward`, for every row alike."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _tail() -> str:
+    return "\n".join(traceback.format_exc().splitlines()[-_TAIL_LINES:])
+
+
+def _forget_peak() -> None:
+    # Linux can forget the highest memory use so far; elsewhere a worker's rows share one peak.
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int:
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+Options = Mapping[str, Any]
