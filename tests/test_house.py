@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import types
 from importlib.metadata import version
 from pathlib import Path
 
@@ -73,6 +74,15 @@ def test_tables_of_contents_agree(path: Path) -> None:
     assert sorted(package.__all__) == sorted(dir(package)) == sorted(shown)
     for name in package.__all__:
         assert getattr(package, name) is not None
+
+
+@pytest.mark.parametrize("path", PACKAGES, ids=lambda path: path.parent.relative_to(SOURCE).as_posix())
+def test_no_name_is_hidden_by_the_module_that_defines_it(path: Path) -> None:
+    package = importlib.import_module(".".join(path.parent.relative_to(SOURCE.parent).parts))
+    beside = {one.stem for one in path.parent.iterdir()}
+    for name in package.__all__:
+        value = getattr(package, name)
+        assert name not in beside or isinstance(value, types.ModuleType), f"{path.parent.name}/{name}.py hides {name}"
 
 
 def _names_for_editors(tree: ast.Module) -> list[str]:

@@ -60,6 +60,22 @@ EXTRAS: dict[str, dict[str, str]] = {
         "rocksdict": "rocksdict",
         "optuna-dashboard": "optuna_dashboard",
     },
+    "graph": {
+        "torch": "torch",
+        "onnx": "onnx",
+        "onnxruntime": "onnxruntime",
+        "ortools": "ortools",
+        "safetensors": "safetensors",
+        "ml_dtypes": "ml_dtypes",
+    },
+    "design": {"torch": "torch"},
+    "train": {
+        "scikit-surprise": "surprise",
+        "implicit": "implicit",
+        "scikit-learn": "sklearn",
+        "pyarrow": "pyarrow",
+        "pandas": "pandas",
+    },
     "cluster": {"ray": "ray"},
     "space": {"ConfigSpace": "ConfigSpace"},
 }

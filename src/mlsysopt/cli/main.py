@@ -17,10 +17,17 @@ from mlsysopt.core.errors import MlsysoptError, near_misses
 __all__ = ["main", "run"]
 
 ROOMS: dict[str, dict[str, tuple[str, str]]] = {
+    "design": {
+        "ablate": ("mlsysopt.cli.ablate:ablate", "which parts of a model are needed, said only when it is true"),
+    },
+    "train": {
+        "estimate": ("mlsysopt.cli.estimate:estimate", "how long a training will take, and whether it fits in memory"),
+    },
     "operate": {
         "tune": ("mlsysopt.cli.tune:tune", "make a real RocksDB faster within its memory, and prove it"),
     },
     "shared": {
+        "graph": ("mlsysopt.cli.graph:graph", "look at a tensor program, check it, price it, convert it and run it"),
         "data": ("mlsysopt.cli.data:data", "data sets for tests and benchmarks"),
         "doctor": ("mlsysopt.cli.doctor:doctor", "which programs and extras are present, and how to install the rest"),
         "report": ("mlsysopt.cli.report:report", "write the report of a stored study again"),

@@ -10,17 +10,33 @@ from typing import TYPE_CHECKING
 from mlsysopt._lazy import lazy
 
 if TYPE_CHECKING:
+    from mlsysopt.testing.ablation import AblationContract
+    from mlsysopt.testing.costmodels import CostModelContract
+    from mlsysopt.testing.executors import ExecutorContract
     from mlsysopt.testing.planted import Planted
     from mlsysopt.testing.samplers import SamplerContract
     from mlsysopt.testing.targets import TargetContract
+    from mlsysopt.testing.trainers import TrainerContract
 
-__all__ = ["Planted", "SamplerContract", "TargetContract"]
+__all__ = [
+    "AblationContract",
+    "CostModelContract",
+    "ExecutorContract",
+    "Planted",
+    "SamplerContract",
+    "TargetContract",
+    "TrainerContract",
+]
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "AblationContract": "mlsysopt.testing.ablation",
+        "CostModelContract": "mlsysopt.testing.costmodels",
+        "ExecutorContract": "mlsysopt.testing.executors",
         "Planted": "mlsysopt.testing.planted",
         "SamplerContract": "mlsysopt.testing.samplers",
         "TargetContract": "mlsysopt.testing.targets",
+        "TrainerContract": "mlsysopt.testing.trainers",
     },
 )

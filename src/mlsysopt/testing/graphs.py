@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from mlsysopt.graph.symbolic import Dim
 from mlsysopt.graph.facts import Facts
 from mlsysopt.graph.ir import Graph
+from mlsysopt.graph.symbolic import Dim
 from mlsysopt.graph.types import DTYPES, Blocked, Dense, DType, Quant, TensorType, boolean, f32, i64
 from mlsysopt.testing.growing import Growing, drawn_facts, drawn_size
 from mlsysopt.testing.growing_ops import makers

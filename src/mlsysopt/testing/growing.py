@@ -7,9 +7,9 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from mlsysopt.core.errors import UsageError
 from mlsysopt.graph.builder import Builder
-from mlsysopt.graph.symbolic import Dim
 from mlsysopt.graph.facts import Facts
 from mlsysopt.graph.ir import Graph, Value
+from mlsysopt.graph.symbolic import Dim
 from mlsysopt.graph.types import DType, TensorType
 
 __all__ = ["Choice", "Growing", "Maker", "drawn_facts", "drawn_size"]

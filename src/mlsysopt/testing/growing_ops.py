@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mlsysopt.graph.symbolic import Dim
 from mlsysopt.graph.ir import Value
+from mlsysopt.graph.symbolic import Dim
 from mlsysopt.graph.types import DTYPES, f32, i64
 from mlsysopt.testing.growing import Growing, Maker, drawn_size
 
