@@ -61,6 +61,7 @@ class Replay:
         same: Rows with the same word.
         opposed: Rows needed by one rule and negligible by the other.
         unexplained: Of these, rows whose interval from all recorded seeds does not lie inside the margin.
+        contradicted: Of these, rows whose interval from all recorded seeds lies outside the margin.
         clashes: Rows needed by one rule and harmful by the other.
         without_margin: Trainings when nothing can be called negligible.
     """
@@ -69,6 +70,7 @@ class Replay:
     same: float
     opposed: float
     unexplained: int
+    contradicted: int
     clashes: int
     without_margin: float
 
@@ -87,10 +89,12 @@ def replay(table: Table, *, orders: int, seed: int) -> Replay:
     opposed |= (a == HARMFUL) & (f == NEGLIGIBLE) | (a == NEGLIGIBLE) & (f == HARMFUL)
     every = Rule(looks=(table.deltas.shape[1],), margin=margin, step=table.step).judge(table.deltas[None])
     inside = (every.low > -margin) & (every.high < margin)
+    outside = (every.low > margin) | (every.high < -margin)
     clashes = (a == NEEDED) & (f == HARMFUL) | (a == HARMFUL) & (f == NEEDED)
     return Replay(
         trainings=_used(adaptive.look), same=float(np.mean(a == f)), opposed=float(np.mean(opposed)),
-        unexplained=int(np.sum(opposed & ~inside)), clashes=int(clashes.sum()), without_margin=_used(bare.look),
+        unexplained=int(np.sum(opposed & ~inside)),
+        contradicted=int(np.sum(opposed & outside)), clashes=int(clashes.sum()), without_margin=_used(bare.look),
     )  # fmt: skip
 
 
@@ -136,6 +140,10 @@ def main() -> int:
     bench.bar(
         "design-ablate.3d", sum(r.unexplained for r in found), "==", 0,
         about="of these, interval of all seeds not inside the margin",
+    )  # fmt: skip
+    bench.bar(
+        "design-ablate.3f", sum(r.contradicted for r in found), "==", 0, must=False,
+        about="of these, interval of all seeds outside the margin",
     )  # fmt: skip
     bench.bar("design-ablate.3e", sum(r.clashes for r in found), "==", 0, about="rows needed against harmful")
     bench.bar("design-ablate.8", cost, "<=", 0.55, must=False, about="trainings against ten fixed seeds")

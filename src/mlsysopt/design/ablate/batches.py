@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from mlsysopt.core.errors import StudyError
+from mlsysopt.design.ablate.inputs import edited, is_dataset
 
 __all__ = ["two_batches"]
 
-_KEYS = ("x_train", "train_x", "x", "inputs", "input", "features", "images", "input_ids", "tokens")
 _SIZES = (8, 5)
 
 
@@ -39,22 +39,22 @@ def two_batches(data: Any, given: Any = None) -> tuple[Any, Any]:
 
 
 def _inputs(data: Any) -> Any:
-    if isinstance(data, Mapping):
-        names = {str(key).lower(): key for key in data}
-        return next((data[names[key]] for key in _KEYS if key in names), None)
-    if isinstance(data, tuple | list) and data and hasattr(data[0], "shape"):
-        return data[0]
-    if hasattr(data, "shape") or hasattr(data, "iloc"):
-        return data
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str) and len(data):
-        first = data[0]
-        one = first[0] if isinstance(first, tuple | list) else first
-        if hasattr(one, "shape"):
-            import torch
+    tables: list[Any] = []
 
-            rows = [data[i] for i in range(min(len(data), _SIZES[0]))]
-            return torch.stack([torch.as_tensor(r[0] if isinstance(r, tuple | list) else r) for r in rows])
-    return None
+    def note(split: str, table: Any) -> Any:
+        tables.append(table)
+        return table
+
+    edited(data, note)
+    first = tables[0] if tables else None
+    if first is None or isinstance(first, Mapping):
+        return None
+    if not is_dataset(first):
+        return first
+    import torch
+
+    rows = [first[i] for i in range(min(len(first), _SIZES[0]))]
+    return torch.stack([torch.as_tensor(row[0] if isinstance(row, tuple | list) else row) for row in rows])
 
 
 def _tensor(found: Any, size: int) -> Any:
