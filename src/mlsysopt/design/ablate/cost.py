@@ -45,6 +45,7 @@ class Counted:
 @contextmanager
 def counting(model: nn.Module | None = None) -> Generator[Counted]:
     """Count multiply-adds of what runs inside, in all and by the modules of a model."""
+    import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
@@ -71,7 +72,8 @@ def counting(model: nn.Module | None = None) -> Generator[Counted]:
         handles.append(module.register_forward_hook(after))
 
     for path, module in model.named_modules() if model is not None else ():
-        watch(path, module)
+        if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks; what is around it does
+            watch(path, module)
     try:
         with Count():
             yield found

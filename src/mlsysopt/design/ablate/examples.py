@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 __all__ = ["Edited"]
 
@@ -33,7 +33,12 @@ class Edited(Dataset[Any]):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "base" not in self.__dict__:
             raise AttributeError(name)
-        return getattr(self.base, name)
+        found = getattr(self.base, name)
+        if name == "tensors" and isinstance(self.base, TensorDataset):
+            # What lies beside the examples must lack the features as well.
+            inputs = torch.stack([torch.as_tensor(self[i][0]) for i in range(len(self))])
+            return (inputs, *found[1:])
+        return found
 
     def __getitem__(self, index: int) -> Any:
         example = self.base[index]

@@ -97,6 +97,7 @@ class _Runs:
         counted: Multiply-adds of the first.
         gradients: Parameter -> whether it has a gradient that is not zero.
         broken: What is not finite.
+        acting: Whether a parameter that was taken out still acts on the output.
     """
 
     outputs: list[torch.Tensor]
@@ -105,6 +106,7 @@ class _Runs:
     counted: Counted
     gradients: Mapping[str, bool]
     broken: tuple[str, ...]
+    acting: bool = False
 
 
 class Subject:
@@ -129,6 +131,12 @@ class Subject:
         import torch
 
         model = _built(make_model, seed)
+        unfinished = [path for path, one in model.named_modules() if _is_lazy(one)]
+        if unfinished:
+            raise UsageError(
+                f"{', '.join(unfinished[:3])}: sizes are open until the first call, so no seed can pair its weights\n"
+                "let make_model call the model once with an example before it returns it"
+            )
         # TorchScript holds constants that no conversion reaches; other models insist on single precision.
         scripted = any(isinstance(one, torch.jit.ScriptModule) for one in model.modules())
         for double in (False,) if scripted else (True, False):
@@ -164,13 +172,13 @@ class Subject:
             try:
                 paths = places(model, part, self.probe)
                 originals = {path: model.get_submodule(path) for path in paths}
-                gone = {id(one) for module in originals.values() for one in module.parameters()}
+                gone = {id(one): one for module in originals.values() for one in module.parameters()}
                 torch.manual_seed(self.seed)
                 removal = remove(model, part, how=how, probe=self.probe)
-                runs = self._runs(count=how in ("linear", "matched"))
+                runs = self._runs(count=how in ("linear", "matched"), gone=list(gone.values()))
                 findings = (
                     *_calls(runs, self.probe, paths),
-                    *_gone(model, gone),
+                    *_gone(model, gone, runs),
                     *_outlines(whole, runs),
                     *_differs(whole, runs),
                     *(Finding(5, message, True) for message in runs.broken),
@@ -214,8 +222,13 @@ class Subject:
                 if name in buffers and buffers[name].shape == value.shape:
                     buffers[name].copy_(value)
 
-    def _runs(self, *, count: bool) -> _Runs:
-        """Run the model as it is now with both batches, in training mode; its buffers are changed."""
+    def _runs(self, *, count: bool, gone: Sequence[torch.Tensor] = ()) -> _Runs:
+        """Run the model as it is now with both batches, in training mode; its buffers are changed.
+
+        Args:
+            count: Whether multiply-adds are counted.
+            gone: Parameters that should not act on the output any more.
+        """
         import torch
 
         model, (first, second) = self.model, self.batches
@@ -235,12 +248,12 @@ class Subject:
         output = self._run(model, first)
         calls = {path: module.calls for path, module in standing.items()}
         outputs, outlines = leaves(output), [_outline(output)]
-        gradients, broken = _gradients(model, outputs)
+        gradients, broken, acting = _gradients(model, outputs, gone)
         if second is not None:
             with torch.no_grad():
                 outlines.append(_outline(self._run(model, second)))
         outputs = [tensor.detach() for tensor in (*outputs, *evaluated)]
-        return _Runs(outputs, outlines, calls, counted, gradients, broken)
+        return _Runs(outputs, outlines, calls, counted, gradients, broken, acting)
 
     def _run(self, model: nn.Module, batch: Any) -> Any:
         import torch
@@ -269,6 +282,12 @@ class Subject:
             put(self.model, unused.path, original)
             self._restore()
         raise unused
+
+
+def _is_lazy(module: nn.Module) -> bool:
+    from torch.nn.parameter import is_lazy
+
+    return any(is_lazy(one) for one in (*module.parameters(recurse=False), *module.buffers(recurse=False)))
 
 
 def _built(make_model: Callable[..., nn.Module], seed: int) -> nn.Module:
@@ -325,10 +344,12 @@ def _calls(runs: _Runs, seen: Probe, paths: list[str]) -> Iterator[Finding]:
             yield Finding(1, f"the stand-in at {path} was called {found} times, the original {wanted}", True)
 
 
-def _gone(variant: nn.Module, removed: set[int]) -> Iterator[Finding]:
-    for name, one in variant.named_parameters():
-        if id(one) in removed:
-            yield Finding(2, f"its parameter is still in the model as {name}: it is shared with another part", True)
+def _gone(variant: nn.Module, removed: Mapping[int, Any], runs: _Runs) -> Iterator[Finding]:
+    shared = [name for name, one in variant.named_parameters() if id(one) in removed]
+    for name in shared:
+        yield Finding(2, f"its parameter is still in the model as {name}: it is shared with another part", True)
+    if runs.acting and not shared:
+        yield Finding(2, "a weight of it still acts on the output: the model holds it outside its modules", True)
 
 
 def _outlines(whole: _Runs, runs: _Runs) -> Iterator[Finding]:
@@ -349,30 +370,33 @@ def _differs(whole: _Runs, runs: _Runs) -> Iterator[Finding]:
         yield Finding(4, "the output does not change without it: it may start as zero, or not be used")
 
 
-def _gradients(model: nn.Module, outputs: list[torch.Tensor]) -> tuple[dict[str, bool], tuple[str, ...]]:
-    """Return which parameters have a gradient that is not zero, and what is not finite."""
+def _gradients(
+    model: nn.Module, outputs: list[torch.Tensor], gone: Sequence[torch.Tensor] = ()
+) -> tuple[dict[str, bool], tuple[str, ...], bool]:
+    """Return which parameters have a gradient that is not zero, what is not finite, and whether any of `gone` acts."""
     import torch
 
     floats = [tensor for tensor in outputs if tensor.is_floating_point()]
     if not all(bool(torch.isfinite(tensor).all()) for tensor in floats):
-        return {}, ("the output is not finite",)
+        return {}, ("the output is not finite",), False
     # Weights that are no constants: a plain sum has no gradient behind a normalisation.
     total = sum(((tensor * _ramp(tensor)).sum() for tensor in floats), torch.zeros(()))
     if not total.requires_grad:
-        return {name: False for name, _ in model.named_parameters()}, ()
+        return {name: False for name, _ in model.named_parameters()}, (), False
     named = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    asked = [one for one in gone if one.requires_grad]
     # Those that the output does not depend on are None, whatever torch's types say.
     gradients = cast(
-        "Sequence[torch.Tensor | None]", torch.autograd.grad(total, list(named.values()), allow_unused=True)
+        "Sequence[torch.Tensor | None]", torch.autograd.grad(total, [*named.values(), *asked], allow_unused=True)
     )
     found = {name: False for name, _ in model.named_parameters()}
     broken: list[str] = []
-    for name, gradient in zip(named, gradients, strict=True):
+    for name, gradient in zip(named, gradients, strict=False):
         if gradient is not None:
             found[name] = bool((gradient != 0).any())
             if not bool(torch.isfinite(gradient).all()):
                 broken.append(f"the gradient of {name} is not finite")
-    return found, tuple(broken)
+    return found, tuple(broken), any(gradient is not None for gradient in gradients[len(named) :])
 
 
 def _ramp(tensor: torch.Tensor) -> torch.Tensor:

@@ -170,7 +170,9 @@ class Filling(StandIn):
         if fill.leaf.same_as is not None and fill.leaf.same_as < len(given):
             return given[fill.leaf.same_as]
         if fill.fit is not None and x is not None:
-            return fill.fit(x)
+            made = fill.fit(x)
+            # A new tensor, as the original gave one: what follows may change it in place.
+            return made.clone() if made.data_ptr() == x.data_ptr() else made
         shape = [rule.at(x.shape if x is not None else ()) for rule in fill.rules]
         kind = self.like.dtype if fill.leaf.is_float else getattr(torch, fill.leaf.dtype)
         if fill.leaf.is_float and x is not None and x.is_floating_point():
