@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mlsysopt.graph.ir import Attrs, Op, Value
 from mlsysopt.graph.ops.inference import Inference
-from mlsysopt.graph.ops.registry import Array, AttrSpec, Formula, OpDef, TypeRule, Variadic, define
+from mlsysopt.graph.ops.registry import Array, AttrSpec, OpDef, TypeRule, Variadic, define, per_element
 from mlsysopt.graph.symbolic import Dim
 from mlsysopt.graph.types import TensorType, i64
 
@@ -18,19 +18,10 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 
-def _float(rule: Inference, types: Sequence[TensorType], kind: str) -> None:
-    element = rule.same_dtype(list(types), kind)
-    rule.require(element.is_float, f"{kind}: not defined for {element}; allowed is float")
-
-
-def _per_element(count: int) -> Formula:
-    return lambda op: op.operands[0].type.elements * count
-
-
 def _along_axis(kind: str) -> TypeRule:
     def infer(rule: Inference, types: Sequence[TensorType], attrs: Attrs) -> tuple[TensorType, ...]:
         (x,) = types
-        _float(rule, types, kind)
+        rule.float_dtype(list(types), kind)
         rule.axis(cast("int", attrs["axis"]), x.rank, kind)
         return (TensorType(x.dtype, x.shape),)
 
@@ -83,12 +74,12 @@ def _log_softmax_parts(b: Builder, operands: Sequence[Value], attrs: Attrs) -> S
 define(
     OpDef(
         "softmax", 1, _along_axis("softmax"), _softmax,
-        {"axis": AttrSpec("int")}, flops=_per_element(5), in_place=(0,), decompose=_softmax_parts,
+        {"axis": AttrSpec("int")}, flops=per_element(5), in_place=(0,), decompose=_softmax_parts,
         about="exponentials over their sum along an axis, shifted by the largest",
     ),
     OpDef(
         "log_softmax", 1, _along_axis("log_softmax"), _log_softmax,
-        {"axis": AttrSpec("int")}, flops=_per_element(5), in_place=(0,), decompose=_log_softmax_parts,
+        {"axis": AttrSpec("int")}, flops=per_element(5), in_place=(0,), decompose=_log_softmax_parts,
         about="logarithm of softmax",
     ),
 )  # fmt: skip
@@ -133,7 +124,7 @@ def _linear_parts(b: Builder, operands: Sequence[Value], attrs: Attrs) -> Sequen
 
 def _attention_type(rule: Inference, types: Sequence[TensorType], attrs: Attrs) -> tuple[TensorType, ...]:
     q, k, v = types[:3]
-    _float(rule, types[:3], "attention")
+    rule.float_dtype(list(types[:3]), "attention")
     rule.require(
         min(q.rank, k.rank, v.rank) >= 2, "attention: q, k and v need at least the axes of length and features"
     )
@@ -196,7 +187,7 @@ def _attention_parts(b: Builder, operands: Sequence[Value], attrs: Attrs) -> Seq
 
 def _cross_entropy_type(rule: Inference, types: Sequence[TensorType], attrs: Attrs) -> tuple[TensorType, ...]:
     logits, labels = types
-    _float(rule, types[:1], "cross_entropy")
+    rule.float_dtype(list(types[:1]), "cross_entropy")
     rule.require(labels.dtype.is_int, f"cross_entropy: labels must be integers, got {labels.dtype}")
     fits = logits.rank == 2 and labels.rank == 1
     rule.require(fits, f"cross_entropy: logits[N, C] and labels[N] are needed, got {logits} and {labels}")
@@ -243,7 +234,7 @@ define(
     ),
     OpDef(
         "cross_entropy", 2, _cross_entropy_type, _cross_entropy,
-        {"reduction": AttrSpec("str", "mean", ("mean", "sum", "none"))}, flops=_per_element(6),
+        {"reduction": AttrSpec("str", "mean", ("mean", "sum", "none"))}, flops=per_element(6),
         decompose=_cross_entropy_parts, about="minus the log softmax of each row of logits at its label",
     ),
 )  # fmt: skip

@@ -131,6 +131,16 @@ class Inference:
                 raise TypeRuleError(f"{what}: operands have element types {shown}; cast them to one")
         return first
 
+    def float_dtype(self, types: list[TensorType], what: str) -> DType:
+        """Demand one element type, a float.
+
+        Raises:
+            TypeRuleError: they differ, or are no floats.
+        """
+        element = self.same_dtype(types, what)
+        self.require(element.is_float, f"{what}: not defined for {element}; allowed is float")
+        return element
+
     def axis(self, axis: int, rank: int, what: str) -> int:
         """Demand that an axis exists; attributes hold non-negative axes only.
 

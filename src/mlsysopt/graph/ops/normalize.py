@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mlsysopt.graph.ir import Attrs, Value
 from mlsysopt.graph.ops.inference import Inference
-from mlsysopt.graph.ops.registry import Array, AttrSpec, Formula, OpDef, TypeRule, Variadic, define
+from mlsysopt.graph.ops.registry import Array, AttrSpec, OpDef, TypeRule, Variadic, define, per_element
 from mlsysopt.graph.types import TensorType
 
 if TYPE_CHECKING:
@@ -17,19 +17,10 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 
-def _float(rule: Inference, types: Sequence[TensorType], kind: str) -> None:
-    element = rule.same_dtype(list(types), kind)
-    rule.require(element.is_float, f"{kind}: not defined for {element}; allowed is float")
-
-
-def _per_element(count: int) -> Formula:
-    return lambda op: op.operands[0].type.elements * count
-
-
 def _over_trailing(kind: str) -> TypeRule:
     def infer(rule: Inference, types: Sequence[TensorType], attrs: Attrs) -> tuple[TensorType, ...]:
         x = types[0]
-        _float(rule, types, kind)
+        rule.float_dtype(list(types), kind)
         axes = cast("tuple[int, ...]", attrs["axes"])
         trailing = tuple(range(x.rank - len(axes), x.rank))
         rule.require(bool(axes) and axes == trailing, f"{kind}: axes {axes} must be the last ones of rank {x.rank}")
@@ -103,7 +94,7 @@ def _per_channel(rule: Inference, x: TensorType, others: Sequence[TensorType], k
 
 
 def _batch_norm_type(rule: Inference, types: Sequence[TensorType], attrs: Attrs) -> tuple[TensorType, ...]:
-    _float(rule, types, "batch_norm")
+    rule.float_dtype(list(types), "batch_norm")
     _per_channel(rule, types[0], types[1:], "batch_norm")
     return (TensorType(types[0].dtype, types[0].shape),)
 
@@ -131,7 +122,7 @@ def _batch_norm_parts(b: Builder, operands: Sequence[Value], attrs: Attrs) -> Se
 
 def _group_norm_type(rule: Inference, types: Sequence[TensorType], attrs: Attrs) -> tuple[TensorType, ...]:
     x, groups = types[0], cast("int", attrs["groups"])
-    _float(rule, types, "group_norm")
+    rule.float_dtype(list(types), "group_norm")
     _per_channel(rule, x, types[1:], "group_norm")
     rule.require(groups >= 1, f"group_norm: groups must be at least 1, got {groups}")
     channels = x.shape[1]
@@ -170,22 +161,22 @@ _TRAILING = {"axes": AttrSpec("ints"), "eps": AttrSpec("float", 1e-5)}
 
 define(
     OpDef(
-        "layer_norm", Variadic(1, 3), _over_trailing("layer_norm"), _layer_norm, _TRAILING, flops=_per_element(8),
+        "layer_norm", Variadic(1, 3), _over_trailing("layer_norm"), _layer_norm, _TRAILING, flops=per_element(8),
         in_place=(0,), decompose=_layer_norm_parts,
         about="zero mean and unit variance over the last axes, then weight and bias",
     ),
     OpDef(
-        "rms_norm", Variadic(1, 2), _over_trailing("rms_norm"), _rms_norm, _TRAILING, flops=_per_element(5),
+        "rms_norm", Variadic(1, 2), _over_trailing("rms_norm"), _rms_norm, _TRAILING, flops=per_element(5),
         in_place=(0,), decompose=_rms_norm_parts, about="unit mean square over the last axes, then weight",
     ),
     OpDef(
-        "batch_norm", 5, _batch_norm_type, _batch_norm, {"eps": AttrSpec("float", 1e-5)}, flops=_per_element(4),
+        "batch_norm", 5, _batch_norm_type, _batch_norm, {"eps": AttrSpec("float", 1e-5)}, flops=per_element(4),
         in_place=(0,), decompose=_batch_norm_parts,
         about="x, mean, variance, weight, bias per channel (axis 1), with the statistics of training",
     ),
     OpDef(
         "group_norm", 3, _group_norm_type, _group_norm, {"groups": AttrSpec("int"), "eps": AttrSpec("float", 1e-5)},
-        flops=_per_element(8), in_place=(0,), decompose=_group_norm_parts,
+        flops=per_element(8), in_place=(0,), decompose=_group_norm_parts,
         about="zero mean and unit variance over groups of channels (axis 1), then weight and bias per channel",
     ),
 )  # fmt: skip

@@ -95,6 +95,11 @@ def one_per_element(op: Op) -> Dim:
     return op.results[0].type.elements
 
 
+def per_element(count: int) -> Formula:
+    """So many operations for each element of the first operand."""
+    return lambda op: op.operands[0].type.elements * count
+
+
 @dataclass(frozen=True, slots=True)
 class OpDef:
     """The definition of an op kind.
