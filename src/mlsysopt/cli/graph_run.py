@@ -10,6 +10,7 @@ from mlsysopt.cli.documents import Document, table
 from mlsysopt.core.errors import MissingExtra, UsageError
 from mlsysopt.core.quantities import format_bytes
 from mlsysopt.graph import Graph, from_onnx, interpret, load, random_inputs, save, to_onnx, to_torch
+from mlsysopt.graph.importers.examples import torch_dtype
 from mlsysopt.graph.interpreter import relative_error
 
 __all__ = ["converted", "ran"]
@@ -59,16 +60,10 @@ def _to_pt2(program: Graph, out: Path) -> None:
         )
     inputs = random_inputs(program, {}, 0)
     tensors = tuple(
-        torch.from_numpy(array).to(getattr(torch, _TORCH.get(value.type.dtype.name, "float32")))
+        torch.from_numpy(array).to(torch_dtype(value.type.dtype))
         for value, array in zip(program.inputs, inputs.values(), strict=True)
     )
     torch.export.save(torch.export.export(to_torch(program), tensors), out)
-
-
-_TORCH = {
-    "bool": "bool", "i8": "int8", "u8": "uint8", "i16": "int16", "i32": "int32", "i64": "int64",
-    "f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64",
-}  # fmt: skip
 
 
 def ran(

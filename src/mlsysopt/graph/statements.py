@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from mlsysopt.graph.closure import Closure
 from mlsysopt.graph.symbolic import Dim
@@ -104,8 +105,8 @@ class Divides:
 
 
 @dataclass(frozen=True, slots=True)
-class Equal:
-    """Two sizes are equal."""
+class _Pair:
+    """What is said of two sizes."""
 
     left: Dim
     right: Dim
@@ -114,6 +115,20 @@ class Equal:
     @property
     def symbols(self) -> frozenset[str]:
         return self.left.symbols | self.right.symbols
+
+    def renamed(self, mapping: Mapping[str, str]) -> Self:
+        return type(self)(_renamed(self.left, mapping), _renamed(self.right, mapping), self.origin)
+
+    def said(self) -> str:
+        return f"{self} ({self.origin})"
+
+    def _against(self, left: int, right: int) -> str:
+        return f"{_valued(self.left, left)} but {_valued(self.right, right)}: {self.said()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Equal(_Pair):
+    """Two sizes are equal."""
 
     def added(self, closure: Closure) -> Closure:
         return closure.with_zero(self.left - self.right)
@@ -121,31 +136,17 @@ class Equal:
     def question(self) -> tuple[str, Dim, Dim] | None:
         return "=", self.left, self.right
 
-    def renamed(self, mapping: Mapping[str, str]) -> Equal:
-        return Equal(_renamed(self.left, mapping), _renamed(self.right, mapping), self.origin)
-
     def broken(self, values: Mapping[str, int]) -> str:
         left, right = self.left.at(values), self.right.at(values)
-        return "" if left == right else f"{_valued(self.left, left)} but {_valued(self.right, right)}: {self.said()}"
-
-    def said(self) -> str:
-        return f"{self} ({self.origin})"
+        return "" if left == right else self._against(left, right)
 
     def __str__(self) -> str:
         return f"{self.left} = {self.right}"
 
 
 @dataclass(frozen=True, slots=True)
-class NotAbove:
+class NotAbove(_Pair):
     """A size is never above another."""
-
-    left: Dim
-    right: Dim
-    origin: Origin
-
-    @property
-    def symbols(self) -> frozenset[str]:
-        return self.left.symbols | self.right.symbols
 
     def added(self, closure: Closure) -> Closure:
         return closure.with_nonnegative(self.right - self.left)
@@ -153,15 +154,9 @@ class NotAbove:
     def question(self) -> tuple[str, Dim, Dim] | None:
         return "<=", self.left, self.right
 
-    def renamed(self, mapping: Mapping[str, str]) -> NotAbove:
-        return NotAbove(_renamed(self.left, mapping), _renamed(self.right, mapping), self.origin)
-
     def broken(self, values: Mapping[str, int]) -> str:
         left, right = self.left.at(values), self.right.at(values)
-        return "" if left <= right else f"{_valued(self.left, left)} but {_valued(self.right, right)}: {self.said()}"
-
-    def said(self) -> str:
-        return f"{self} ({self.origin})"
+        return "" if left <= right else self._against(left, right)
 
     def __str__(self) -> str:
         return f"{self.left} <= {self.right}"

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, SupportsIndex
 from mlsysopt.core.errors import UsageError
 from mlsysopt.graph.atoms import Atom, Max, Min, Mod, Monomial, Opaque, check_symbol, order, product
 
-__all__ = ["Dim", "Symbol", "ceildiv", "declared_range", "dim", "dims", "maximum", "minimum"]
+__all__ = ["Dim", "Symbol", "ceildiv", "declared_range", "dim", "dims", "maximum", "minimum", "multiplied"]
 
 Term = tuple[Monomial, int]
 
@@ -400,6 +400,14 @@ def maximum(first: Dim | int, *rest: Dim | int) -> Dim:
     from mlsysopt.graph.dim_rewrites import extremum
 
     return extremum(Max, [Dim.of(size) for size in (first, *rest)])
+
+
+def multiplied(sizes: Iterable[Dim]) -> Dim:
+    """Return the product of sizes, 1 of none."""
+    product = number(1)
+    for size in sizes:
+        product = product * size
+    return product
 
 
 def ceildiv(size: Dim | int, divisor: Dim | int) -> Dim:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlsysopt.core.errors import UsageError, near_misses
 from mlsysopt.graph.placement import Placement
-from mlsysopt.graph.symbolic import Dim
+from mlsysopt.graph.symbolic import Dim, multiplied
 
 if TYPE_CHECKING:
     import numpy as np
@@ -228,10 +228,7 @@ class TensorType:
     @property
     def elements(self) -> Dim:
         """Number of elements, a formula of the symbols."""
-        count = Dim.of(1)
-        for size in self.shape:
-            count = count * size
-        return count
+        return multiplied(self.shape)
 
     @property
     def bytes(self) -> Dim:

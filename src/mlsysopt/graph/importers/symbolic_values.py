@@ -16,7 +16,7 @@ import numpy as np
 from mlsysopt.graph.atoms import Mod
 from mlsysopt.graph.facts import Answer, Facts
 from mlsysopt.graph.ir import Value
-from mlsysopt.graph.symbolic import Dim, maximum, minimum
+from mlsysopt.graph.symbolic import Dim, maximum, minimum, multiplied
 from mlsysopt.graph.types import DType, boolean, i64
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ __all__ = [
     "as_value",
     "filled",
     "missing_size",
-    "multiplied",
     "slice_bounds",
     "truncated_quotient",
 ]
@@ -175,11 +174,3 @@ def filled(shape: tuple[int, ...], values: Sequence[Any]) -> Array:
     array = np.empty(len(values), object)
     array[:] = values
     return array.reshape(shape)
-
-
-def multiplied(sizes: Sequence[Dim]) -> Dim:
-    """Return the product of sizes, 1 of none."""
-    total = Dim.of(1)
-    for size in sizes:
-        total = total * size
-    return total

@@ -16,9 +16,10 @@ from mlsysopt.graph.ir import Graph, Op, Value
 from mlsysopt.graph.ops.registry import lookup
 from mlsysopt.graph.symbolic import Dim
 
-__all__ = ["Accounting", "Buffer", "Buffers", "buffers_of", "buffers_of_graph"]
+__all__ = ["Accounting", "Buffer", "Buffers", "Size", "buffers_of", "buffers_of_graph"]
 
 Size = TypeVar("Size", int, Dim)
+"""A number of bytes, or a formula of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from mlsysopt.graph.facts import Answer, Facts
 from mlsysopt.graph.ir import Graph
-from mlsysopt.graph.memory.buffers import Accounting, Buffer, Buffers, buffers_of_graph
-from mlsysopt.graph.memory.liveness import check_order, with_lazy
+from mlsysopt.graph.memory.buffers import Accounting, Buffer, buffers_of_graph
+from mlsysopt.graph.memory.liveness import check_order, walk, with_lazy
 from mlsysopt.graph.memory.typical import typical_sizes
 from mlsysopt.graph.symbolic import Dim, maximum
 
@@ -65,49 +65,31 @@ def slots(graph: Graph, order: Sequence[int] | None = None, accounting: Accounti
     buffers = buffers_of_graph(graph, accounting or Accounting(), lambda a, b: facts.eq(a, b) is Answer.YES)
     steps = with_lazy(buffers, range(len(graph.ops))) if order is None else check_order(buffers, order)
     typical = typical_sizes(facts, graph.symbols)
-    first, last = _lifetimes(buffers, steps)
+    lives = walk(buffers, steps)
+    first = [max(step, 0) for step in lives.first]
     found: list[_Slot] = []
     of: dict[str, int] = {}
+    slot_of: dict[int, int] = {}
     for i in sorted(range(len(buffers.items)), key=lambda i: (first[i], -buffers.items[i].size.at(typical))):
         buffer = buffers.items[i]
         usual = buffer.size.at(typical)
-        taken = _takes_over(buffers, steps, i, first, last)
-        place = of[taken] if taken is not None else _fitting(found, buffer, usual, first[i], facts)
+        taken = lives.taken.get(i)
+        place = slot_of[taken] if taken is not None else _fitting(found, buffer, usual, first[i], facts)
         if place is None:
             place = len(found)
             found.append(_Slot(buffer.size, usual, 0, []))
+        slot_of[i] = place
         slot = found[place]
         if facts.le(buffer.size, slot.size) is not Answer.YES:
             slot.size = (
                 buffer.size if facts.le(slot.size, buffer.size) is Answer.YES else maximum(slot.size, buffer.size)
             )
             slot.typical = max(slot.typical, usual)
-        slot.free_from = last[i] + 1
+        slot.free_from = lives.last[i] + 1
         for value in buffer.values:
             slot.members.append(value.name)
             of[value.name] = place
     return Slots(tuple(slot.size for slot in found), tuple(tuple(slot.members) for slot in found), of)
-
-
-def _lifetimes(buffers: Buffers[Dim], steps: Sequence[int]) -> tuple[list[int], list[int]]:
-    place = {op: step for step, op in enumerate(steps)}
-    first = [place[one.producer] if one.producer >= 0 else 0 for one in buffers.items]
-    last = [
-        len(steps) if one.stays else max([start, *(place[reader] for reader in one.readers)])
-        for start, one in zip(first, buffers.items, strict=True)
-    ]
-    return first, last
-
-
-def _takes_over(
-    buffers: Buffers[Dim], steps: Sequence[int], i: int, first: Sequence[int], last: Sequence[int]
-) -> str | None:
-    producer = buffers.items[i].producer
-    if producer < 0 or buffers.makes[producer][0] != i:
-        return None
-    dying = (b for b in buffers.reuses[producer] if last[b] == first[i] and not buffers.items[b].stays)
-    reused = next(dying, None)
-    return buffers.items[reused].values[0].name if reused is not None else None
 
 
 def _fitting(found: Sequence[_Slot], buffer: Buffer[Dim], usual: int, first: int, facts: Facts) -> int | None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from mlsysopt.graph.facts import Answer, Facts
 from mlsysopt.graph.ir import Graph
-from mlsysopt.graph.memory.buffers import Accounting, Buffers, buffers_of_graph
-from mlsysopt.graph.memory.liveness import check_order, with_lazy
+from mlsysopt.graph.memory.buffers import Accounting, buffers_of_graph
+from mlsysopt.graph.memory.liveness import check_order, walk, with_lazy
 from mlsysopt.graph.memory.typical import typical_sizes
 from mlsysopt.graph.symbolic import Dim, maximum
 
@@ -62,7 +62,7 @@ def peak(graph: Graph, order: Sequence[int] | None = None, accounting: Accountin
     facts = graph.facts
     buffers = buffers_of_graph(graph, counted, lambda a, b: facts.eq(a, b) is Answer.YES)
     steps = with_lazy(buffers, range(len(graph.ops))) if order is None else check_order(buffers, order)
-    live = _live(buffers, steps)
+    live = walk(buffers, steps).live
     if not live:
         standing = sum((one.size for one in buffers.items if one.producer < 0), buffers.fixed)
         return Peak((standing,), ("",), counted)
@@ -71,29 +71,6 @@ def peak(graph: Graph, order: Sequence[int] | None = None, accounting: Accountin
         first.setdefault(size, graph.ops[step].name)
     kept = _largest(list(first), facts)
     return Peak(tuple(kept), tuple(first[size] for size in kept), counted)
-
-
-def _live(buffers: Buffers[Dim], steps: Sequence[int]) -> list[Dim]:
-    items = buffers.items
-    left = [len(buffer.readers) for buffer in items]
-    live = sum((buffer.size for buffer in items if buffer.producer < 0), buffers.fixed)
-    found: list[Dim] = []
-    for op in steps:
-        dying = list[int]()
-        for buffer in buffers.reads[op]:
-            left[buffer] -= 1
-            if not left[buffer] and not items[buffer].stays:
-                dying.append(buffer)
-        made = buffers.makes[op]
-        running = live + buffers.scratch[op]
-        for place, buffer in enumerate(made):
-            live = live + items[buffer].size
-            if place or not any(reused in dying for reused in buffers.reuses[op]):
-                running = running + items[buffer].size
-        found.append(running)
-        for buffer in (*dying, *(one for one in made if not left[one] and not items[one].stays)):
-            live = live - items[buffer].size
-    return found
 
 
 def _largest(sizes: list[Dim], facts: Facts) -> list[Dim]:

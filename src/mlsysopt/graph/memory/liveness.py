@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 from mlsysopt.core.errors import UsageError
 from mlsysopt.graph.ir import Graph
-from mlsysopt.graph.memory.buffers import Accounting, Buffers, buffers_of
+from mlsysopt.graph.memory.buffers import Accounting, Buffers, Size, buffers_of
 
 __all__ = ["Accounting", "Profile", "Walk", "check_order", "profile", "walk", "with_lazy"]
 
@@ -33,17 +33,18 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
+class Walk(Generic[Size]):
     """What an order makes of the buffers.
 
     Attributes:
-        live: Bytes while each step runs.
+        live: Bytes while each step runs, numbers or formulas as the buffers have them.
         first: Buffer -> step from which it is needed; -1 from the start.
-        last: Buffer -> step after which it is free; the number of steps when it stays.
+        last: Buffer -> step after which it is free: 0 for an input that nobody reads, the number of
+            steps when it stays.
         taken: Buffer -> buffer whose bytes it took over.
     """
 
-    live: list[int]
+    live: list[Size]
     first: list[int]
     last: list[int]
     taken: dict[int, int]
@@ -110,15 +111,18 @@ def check_order(buffers: Buffers[Any], order: Sequence[int]) -> list[int]:
     return steps
 
 
-def walk(buffers: Buffers[int], steps: Sequence[int]) -> Walk:
+def walk(buffers: Buffers[Size], steps: Sequence[int]) -> Walk[Size]:
     """Run through an order and keep books."""
     items = buffers.items
     left = [len(buffer.readers) for buffer in items]
     first = [-1] * len(items)
-    last = [len(steps)] * len(items)
+    last = [len(steps) if buffer.stays else 0 for buffer in items]
     taken: dict[int, int] = {}
-    live = buffers.fixed + sum(buffer.size for buffer in items if buffer.producer < 0)
-    while_running: list[int] = []
+    live = buffers.fixed
+    for buffer in items:
+        if buffer.producer < 0:
+            live = live + buffer.size
+    while_running: list[Size] = []
     for step, op in enumerate(steps):
         dying = list[int]()
         for buffer in buffers.reads[op]:
@@ -128,19 +132,14 @@ def walk(buffers: Buffers[int], steps: Sequence[int]) -> Walk:
         made = buffers.makes[op]
         for buffer in made:
             first[buffer] = step
-        added = sum(items[buffer].size for buffer in made)
+            live = live + items[buffer].size
         reused = next((buffer for buffer in buffers.reuses[op] if buffer in dying), None)
         if reused is not None:
             taken[made[0]] = reused
-            while_running.append(live + added - items[made[0]].size + buffers.scratch[op])
+            while_running.append(live - items[made[0]].size + buffers.scratch[op])
         else:
-            while_running.append(live + added + buffers.scratch[op])
-        live += added
-        for buffer in dying:
+            while_running.append(live + buffers.scratch[op])
+        for buffer in (*dying, *(one for one in made if not left[one] and not items[one].stays)):
             last[buffer] = step
-            live -= items[buffer].size
-        for buffer in made:
-            if not left[buffer] and not items[buffer].stays:
-                last[buffer] = step
-                live -= items[buffer].size
+            live = live - items[buffer].size
     return Walk(while_running, first, last, taken)

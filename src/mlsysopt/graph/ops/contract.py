@@ -10,8 +10,8 @@ from typing import Any, cast
 from mlsysopt.graph.ir import Attrs, Op
 from mlsysopt.graph.ops.inference import Inference
 from mlsysopt.graph.ops.registry import Array, AttrSpec, OpDef, Variadic, define
-from mlsysopt.graph.ops.windows import Windows, multiplied, padded, view
-from mlsysopt.graph.symbolic import Dim
+from mlsysopt.graph.ops.windows import Windows, padded, view
+from mlsysopt.graph.symbolic import Dim, multiplied
 from mlsysopt.graph.types import TensorType
 
 __all__: list[str] = []

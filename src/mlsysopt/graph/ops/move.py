@@ -8,8 +8,7 @@ from typing import Any, cast
 from mlsysopt.graph.ir import Attrs
 from mlsysopt.graph.ops.inference import Inference
 from mlsysopt.graph.ops.registry import Array, AttrSpec, OpDef, Variadic, define
-from mlsysopt.graph.ops.windows import multiplied
-from mlsysopt.graph.symbolic import Dim, ceildiv
+from mlsysopt.graph.symbolic import Dim, ceildiv, multiplied
 from mlsysopt.graph.types import DType, TensorType, i64
 
 __all__: list[str] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -14,17 +14,9 @@ from mlsysopt.graph.symbolic import Dim, ceildiv
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Windows", "multiplied", "padded", "view"]
+__all__ = ["Windows", "padded", "view"]
 
 Array: TypeAlias = "npt.NDArray[Any]"
-
-
-def multiplied(sizes: Iterable[Dim]) -> Dim:
-    """Return the product of sizes, 1 of none."""
-    product = Dim.of(1)
-    for size in sizes:
-        product = product * size
-    return product
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mlsysopt.graph.importers.aten.registry import Call, Number, Unsupported, aten, axis_of
 from mlsysopt.graph.ir import Op, Value
-from mlsysopt.graph.symbolic import Dim
+from mlsysopt.graph.symbolic import Dim, multiplied
 from mlsysopt.graph.types import i64
 
 __all__: list[str] = []
@@ -98,9 +98,7 @@ def index(c: Call, x: Value, indices: Sequence[Value | None]) -> Value:
     others = [axis for axis in range(x.type.rank) if axis not in axes]
     perm = [*others[:front], *axes, *others[front:]]
     moved = c.transpose(x, perm)
-    count = Dim.of(1)
-    for axis in axes:
-        count = count * x.shape[axis]
+    count = multiplied(x.shape[axis] for axis in axes)
     kept = moved.shape
     flat = c.reshape(moved, (*kept[:front], count, *kept[front + len(axes) :]))
     total: Value | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mlsysopt.graph.importers.aten.contract import many
 from mlsysopt.graph.importers.aten.registry import Call, Unsupported, aten
@@ -13,23 +14,6 @@ __all__: list[str] = []
 Ints = Sequence[int] | int
 
 
-def _max(
-    c: Call, x: Value, spatial: int, kernel: Ints, strides: Ints | None, padding: Ints, dilation: Ints, ceil: bool
-) -> Value:
-    window = many(kernel, spatial)
-    single = x.type.rank == spatial + 1
-    made = c.op(
-        "max_pool",
-        c.reshape(x, (1, *x.shape)) if single else x,
-        kernel=window,
-        strides=_strides(strides, window),
-        padding=tuple((p, p) for p in many(padding, spatial)),
-        dilation=many(dilation, spatial),
-        ceil_mode=ceil,
-    )
-    return c.reshape(made, c.shape) if single else made
-
-
 def _strides(strides: Ints | None, window: tuple[int, ...]) -> tuple[int, ...]:
     # torch writes "as the window" as an empty list.
     if strides is None or (not isinstance(strides, int) and not strides):
@@ -37,31 +21,19 @@ def _strides(strides: Ints | None, window: tuple[int, ...]) -> tuple[int, ...]:
     return many(strides, len(window))
 
 
-def _average(
-    c: Call,
-    x: Value,
-    spatial: int,
-    kernel: Ints,
-    strides: Ints | None,
-    padding: Ints,
-    ceil: bool,
-    with_padding: bool,
-    divisor: int | None,
+def _pooled(
+    c: Call, op: str, x: Value, spatial: int, kernel: Ints, strides: Ints | None, padding: Ints, **more: Any
 ) -> Value:
-    if divisor is not None:
-        raise Unsupported("average pooling with a divisor of its own")
     window = many(kernel, spatial)
-    single = x.type.rank == spatial + 1
-    made = c.op(
-        "avg_pool",
-        c.reshape(x, (1, *x.shape)) if single else x,
-        kernel=window,
-        strides=_strides(strides, window),
-        padding=tuple((p, p) for p in many(padding, spatial)),
-        ceil_mode=ceil,
-        count_include_pad=with_padding,
-    )
-    return c.reshape(made, c.shape) if single else made
+    pads = tuple((p, p) for p in many(padding, spatial))
+    return _batched(c, op, x, spatial, kernel=window, strides=_strides(strides, window), padding=pads, **more)
+
+
+def _batched(c: Call, op: str, x: Value, spatial: int, **attributes: Any) -> Value:
+    """Apply an op that takes batches, also to a single image."""
+    if x.type.rank != spatial + 1:
+        return c.op(op, x, **attributes)
+    return c.reshape(c.op(op, c.reshape(x, (1, *x.shape)), **attributes), c.shape)
 
 
 def _register(spatial: int) -> None:
@@ -75,21 +47,14 @@ def _register(spatial: int) -> None:
         dilation: Ints = 1,
         ceil: bool = False,
     ) -> Value:
-        return _max(c, x, spatial, kernel, strides, padding, dilation, ceil)
+        dilations = many(dilation, spatial)
+        return _pooled(c, "max_pool", x, spatial, kernel, strides, padding, dilation=dilations, ceil_mode=ceil)
 
     @aten(*([f"max_pool{spatial}d_with_indices"] if spatial > 1 else []))
-    def max_pool_places(
-        c: Call,
-        x: Value,
-        kernel: Ints,
-        strides: Ints | None = None,
-        padding: Ints = 0,
-        dilation: Ints = 1,
-        ceil: bool = False,
-    ) -> tuple[Value | None, ...]:
+    def max_pool_places(c: Call, x: Value, *window: Any) -> tuple[Value | None, ...]:
         if 1 in c.used:
             raise Unsupported("the places of the maxima are used")
-        return _max(c, x, spatial, kernel, strides, padding, dilation, ceil), None
+        return max_pool(c, x, *window), None
 
     @aten(f"avg_pool{spatial}d")
     def avg_pool(
@@ -102,7 +67,10 @@ def _register(spatial: int) -> None:
         with_padding: bool = True,
         divisor: int | None = None,
     ) -> Value:
-        return _average(c, x, spatial, kernel, strides, padding, ceil, with_padding, divisor)
+        if divisor is not None:
+            raise Unsupported("average pooling with a divisor of its own")
+        counted = {"ceil_mode": ceil, "count_include_pad": with_padding}
+        return _pooled(c, "avg_pool", x, spatial, kernel, strides, padding, **counted)
 
     @aten(f"adaptive_avg_pool{spatial}d", *([f"_adaptive_avg_pool{spatial}d"] if spatial > 1 else []))
     def adaptive_average(c: Call, x: Value, output: Ints) -> Value:
@@ -124,11 +92,7 @@ def _adaptive(c: Call, x: Value, spatial: int, output: Ints, kind: str) -> Value
         return c.op(kind, x, axes=axes, keepdims=True)
     if kind != "mean" or any(size.constant is None for size in sizes):
         raise Unsupported(f"adaptive pooling to {', '.join(map(str, sizes))}")
-    single = x.type.rank == spatial + 1
-    made = c.op(
-        "adaptive_avg_pool", c.reshape(x, (1, *x.shape)) if single else x, output=tuple(int(size) for size in sizes)
-    )
-    return c.reshape(made, c.shape) if single else made
+    return _batched(c, "adaptive_avg_pool", x, spatial, output=tuple(int(size) for size in sizes))
 
 
 for _spatial in (1, 2, 3):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mlsysopt.graph.importers.onnx_ops.node import Node
 from mlsysopt.graph.importers.onnx_ops.registry import reads
 from mlsysopt.graph.ir import Value
-from mlsysopt.graph.symbolic import Dim, ceildiv
+from mlsysopt.graph.symbolic import Dim, ceildiv, multiplied
 from mlsysopt.graph.types import i32
 
 __all__ = ["window_padding"]
@@ -195,7 +195,7 @@ def _einsum(node: Node) -> Value:
 
     def grouped(value: Value, term: str, first: Sequence[str], second: Sequence[str]) -> Value:
         moved = node.transpose(value, [term.index(one) for one in (*batch, *first, *second)])
-        shape = [size[one] for one in batch] + [_product(size, first), _product(size, second)]
+        shape = [size[one] for one in batch] + [multiplied(size[one] for one in part) for part in (first, second)]
         return node.reshape(moved, shape)
 
     found = node.emit("matmul", grouped(a, left_term, rows, ties), grouped(b, right_term, ties, columns))
@@ -213,10 +213,3 @@ def _summed(node: Node, value: Value, term: str, kept: str) -> tuple[Value, str]
 
 def _permuted(node: Node, value: Value, letters: str, target: str) -> Value:
     return node.transpose(value, [letters.index(one) for one in target])
-
-
-def _product(size: dict[str, Dim], letters: Sequence[str]) -> Dim:
-    total = Dim.of(1)
-    for one in letters:
-        total = total * size[one]
-    return total

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlsysopt.graph.importers.onnx_ops.node import Node
 from mlsysopt.graph.importers.onnx_ops.registry import reads
 from mlsysopt.graph.ir import Value
-from mlsysopt.graph.symbolic import Dim
+from mlsysopt.graph.symbolic import multiplied
 from mlsysopt.graph.types import i64
 
 __all__: list[str] = []
@@ -61,34 +61,32 @@ def _flat_places(node: Node, x: Value, indices: Value, batch: int) -> tuple[Valu
 def _gather_nd(node: Node) -> Value:
     x, indices = node.values()
     places, count = _flat_places(node, x, indices, node.attr("batch_dims", 0))
-    rows = Dim.of(1)
-    for size in x.shape[:count]:
-        rows = rows * size
+    rows = multiplied(x.shape[:count])
     return node.done("gather", node.reshape(x, (rows, *x.shape[count:])), places, axis=0)
+
+
+def _scatter(node: Node) -> str:
+    """Return which op a scatter's `reduction` asks for."""
+    reduction = node.attr("reduction", "none")
+    if reduction not in _SCATTERS:
+        node.refuse(f"reduction {reduction!r}; supported are none and add")
+    return _SCATTERS[reduction]
 
 
 @reads("ScatterElements")
 def _scatter_elements(node: Node) -> Value:
     x, indices, updates = node.values()
-    reduction = node.attr("reduction", "none")
-    if reduction not in _SCATTERS:
-        node.refuse(f"reduction {reduction!r}; supported are none and add")
-    return node.done(_SCATTERS[reduction], x, indices, updates, axis=node.axis(0, x.type.rank))
+    kind = _scatter(node)
+    return node.done(kind, x, indices, updates, axis=node.axis(0, x.type.rank))
 
 
 @reads("ScatterND")
 def _scatter_nd(node: Node) -> Value:
     x, indices, updates = node.values()
-    reduction = node.attr("reduction", "none")
-    if reduction not in _SCATTERS:
-        node.refuse(f"reduction {reduction!r}; supported are none and add")
+    kind = _scatter(node)
     places, count = _flat_places(node, x, indices, 0)
-    rows, columns = Dim.of(1), Dim.of(1)
-    for size in x.shape[:count]:
-        rows = rows * size
-    for size in x.shape[count:]:
-        columns = columns * size
+    rows, columns = multiplied(x.shape[:count]), multiplied(x.shape[count:])
     flat = (places.type.elements, columns)
     wide = node.broadcast(node.reshape(places, (flat[0], 1)), flat)
-    found = node.emit(_SCATTERS[reduction], node.reshape(x, (rows, columns)), wide, node.reshape(updates, flat), axis=0)
+    found = node.emit(kind, node.reshape(x, (rows, columns)), wide, node.reshape(updates, flat), axis=0)
     return node.reshape(found, x.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlsysopt.graph.importers.onnx_ops.node import Node
 from mlsysopt.graph.importers.onnx_ops.registry import reads
 from mlsysopt.graph.ir import Value
-from mlsysopt.graph.symbolic import Dim
+from mlsysopt.graph.symbolic import Dim, multiplied
 
 __all__: list[str] = []
 
@@ -129,9 +129,7 @@ def _mean_variance(node: Node) -> Value:
 def _lrn(node: Node) -> Value:
     x, width = node.value(0), node.attr("size")
     alpha, beta, bias = node.attr("alpha", 1e-4), node.attr("beta", 0.75), node.attr("bias", 1.0)
-    rest = Dim.of(1)
-    for size in x.shape[2:]:
-        rest = rest * size
+    rest = multiplied(x.shape[2:])
     # The mean of squares over neighbouring channels is a pooling along them, padding counted.
     squares = node.reshape(node.emit("mul", x, x), (x.shape[0], Dim.of(1), x.shape[1], rest))
     around = ((width - 1) // 2, width - 1 - (width - 1) // 2)

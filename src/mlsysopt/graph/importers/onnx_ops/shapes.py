@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mlsysopt.graph.facts import Answer, Facts
-from mlsysopt.graph.importers.symbolic_values import LARGEST, Sizes, filled, multiplied, truncated_quotient
-from mlsysopt.graph.symbolic import Dim, maximum, minimum
+from mlsysopt.graph.importers.symbolic_values import LARGEST, Sizes, filled, truncated_quotient
+from mlsysopt.graph.symbolic import Dim, maximum, minimum, multiplied
 from mlsysopt.graph.types import DType, boolean
 
 if TYPE_CHECKING:
