@@ -31,6 +31,7 @@ _SEEDS = option(
     "--seeds", default="adaptive", show_default=True, metavar="N", about="adaptive, or the seeds that every row gets"
 )
 _MAX_SEEDS = option("--max-seeds", type=int, default=10, show_default=True, about="seeds at most, at least 3")
+_WORKERS = option("--workers", type=int, about="processes (default: all cores); 0 trains in this one")
 _STRICT = option("--strict", is_flag=True, about="refuse to start when a component cannot be taken away")
 
 
@@ -39,7 +40,7 @@ _STRICT = option("--strict", is_flag=True, about="refuse to start when a compone
 @_STUDY
 @_SEEDS
 @_MAX_SEEDS
-@option("--workers", type=int, about="processes (default: all cores); 0 trains in this one")
+@_WORKERS
 @option("--executor", metavar="NAME")
 @option("--budget", metavar="TIME|N")
 @option("--timeout", metavar="TIME", about="longest training, e.g. 30s; each then has a process of its own")
@@ -96,7 +97,7 @@ def plan(what: str, seeds: str, max_seeds: int, strict: bool, listed: bool, as_j
 @ablate.command()
 @click.argument("store", metavar="STORE")
 @option("--study", metavar="NAME")
-@option("--workers", type=int, about="processes (default: all cores); 0 trains in this one")
+@_WORKERS
 @option("--executor", metavar="NAME")
 @option("--budget", metavar="TIME|N")
 @option("--report", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")

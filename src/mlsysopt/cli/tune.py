@@ -27,6 +27,16 @@ def tune() -> None:
     """
 
 
+_WORKERS = option(
+    "--workers",
+    about="processes that run trials on the store; measurements on one machine still come one after the other",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+)
+
+
 @config_file
 @tune.command()
 @click.argument("what", metavar="TARGET")
@@ -54,14 +64,7 @@ def tune() -> None:
 @option("--store", metavar="URL")
 @option("--study", metavar="NAME")
 @option("--seed", type=int, default=1, show_default=True)
-@option(
-    "--workers",
-    about="processes that run trials on the store; measurements on one machine still come one after the other",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    metavar="N",
-)
+@_WORKERS
 @option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @option("--report", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
 @option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="PATH")
@@ -102,14 +105,7 @@ def run(what: str, **given: Any) -> int:
 @click.argument("store", metavar="STORE")
 @option("--study", metavar="NAME")
 @option("--budget", metavar="TIME|N")
-@option(
-    "--workers",
-    about="processes that run trials on the store; measurements on one machine still come one after the other",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    metavar="N",
-)
+@_WORKERS
 @option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @option("--report", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
 @option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="PATH")
