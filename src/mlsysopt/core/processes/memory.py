@@ -6,7 +6,15 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["RESERVE_BYTES", "available_bytes", "descendants", "over_limit", "peak_rss_bytes", "tree_pss_bytes"]
+__all__ = [
+    "RESERVE_BYTES",
+    "available_bytes",
+    "descendants",
+    "forget_peak",
+    "over_limit",
+    "peak_rss_bytes",
+    "tree_pss_bytes",
+]
 
 RESERVE_BYTES = 256 * 2**20
 """What the watchdog keeps free for the rest of the machine."""
@@ -65,6 +73,12 @@ def over_limit(pid: int, limit_bytes: int | None) -> str | None:
 def peak_rss_bytes(pid: int) -> int:
     """Return the largest resident size so far of one living process, 0 when it is gone."""
     return _field(f"/proc/{pid}/status", "VmHWM:") or 0
+
+
+def forget_peak() -> None:
+    """Set this process's peak back to its present size; where the system refuses, it stays what it was."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _children(pid: int) -> list[int]:

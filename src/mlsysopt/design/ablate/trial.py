@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import os
 import random
 import resource
 import sys
 import time
 import traceback
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlsysopt.core.processes.memory import forget_peak, peak_rss_bytes
 from mlsysopt.core.seeds import seed_sequence
 from mlsysopt.design.ablate import kit as kits
 from mlsysopt.design.ablate.deltas import Row, combined, take_fraction
 from mlsysopt.design.ablate.kit import Kit
 from mlsysopt.design.ablate.options import Unusable, read_metrics
+from mlsysopt.design.ablate.probe import slow_paths
 
 __all__ = ["TrialSpec", "build", "data_rng", "in_worker", "run_trial", "seeded"]
 
@@ -116,10 +118,10 @@ def run_trial(kit: Kit, spec: TrialSpec) -> dict[str, Any]:
     had_torch = "torch" in sys.modules
     started, wall, cpu = time.time(), time.perf_counter(), time.process_time()
     found: dict[str, Any] = {"row": spec.row.key, "seed": spec.seed, "started_at": started}
-    _forget_peak()
+    forget_peak()
     train_cpu = 0.0
     try:
-        with seeded(spec.seed), _slow_paths():
+        with seeded(spec.seed), slow_paths() if "torch" in sys.modules else nullcontext():
             model, data, options = build(kit, spec.row, spec.seed)
             # Stand-ins may have drawn numbers: training starts from the same state in every row.
             _seed_all(spec.seed)
@@ -141,7 +143,7 @@ def run_trial(kit: Kit, spec: TrialSpec) -> dict[str, Any]:
         "wall_s": time.perf_counter() - wall,
         "cpu_s": train_cpu or total,
         "overhead_s": total - train_cpu if train_cpu else 0.0,
-        "rss_bytes": _peak(),
+        "rss_bytes": peak_rss_bytes(os.getpid()) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
 
@@ -150,36 +152,8 @@ def in_worker(folder: str, spec: TrialSpec) -> dict[str, Any]:
     return run_trial(kits.load(folder), spec)
 
 
-@contextmanager
-def _slow_paths() -> Generator[None]:
-    """Switch off the fused paths that skip `forward`, for every row alike."""
-    torch: Any = sys.modules.get("torch")
-    if torch is None:
-        yield
-        return
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
 def _tail() -> str:
     return "\n".join(traceback.format_exc().splitlines()[-_TAIL_LINES:])
-
-
-def _forget_peak() -> None:
-    # Linux can forget the highest memory use so far; elsewhere a worker's rows share one peak.
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak() -> int:
-    with suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 Options = Mapping[str, Any]

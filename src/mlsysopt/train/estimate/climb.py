@@ -102,14 +102,6 @@ class Climb:
             self._sizes = self.measuring.walked(self.record)
         return self._sizes
 
-    def next_cost(self) -> float:
-        """Return what the next rung is expected to cost, nan when nothing is known, inf when there is none."""
-        rung = self._peek()
-        if rung is None:
-            return math.inf
-        part = self.measuring.part(self.record, rung)
-        return self._expected(part) + self.measuring.overhead_s(part)
-
     def go(self, *, most_s: float | None = None) -> bool:
         """Take the next rung; False when the way ends here.
 

@@ -200,19 +200,6 @@ class Forecast:
             auto = (auto[0], float(picked.terms.columns(self.characteristics, asked) @ picked.coefficients), auto[2])
         return _with_interval(replace(self, params=asked, seconds=white, auto=auto))
 
-    def with_samples(self, samples: Sequence[Sample], record: Record, *, bank: Bank | None = None) -> Forecast:
-        """Return the forecast from other samples of the same question."""
-        return fit(
-            record,
-            samples,
-            self.characteristics,
-            params=self.params,
-            predictor=self.predictor,
-            loaded_bytes=self.loaded_bytes,
-            digest=self.digest,
-            bank=bank if bank is not None else (self.bank if self.bank.cases else None),
-        )
-
     def contributions(self) -> dict[str, float]:
         """Return term -> CPU seconds that it adds to the full training."""
         values = Terms(self.terms).columns(self.characteristics, self.params) * np.array(self.coefficients)

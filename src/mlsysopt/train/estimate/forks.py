@@ -18,10 +18,9 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlsysopt.core.processes.memory import over_limit
+from mlsysopt.core.processes.memory import forget_peak, over_limit
 from mlsysopt.core.target import Failure
 from mlsysopt.train.estimate import clock
 
@@ -226,7 +225,7 @@ def _measure(job: Job) -> dict[str, Any]:
             getattr(data, name)()
     gc.collect()
     _trim()
-    _reset_peak()
+    forget_peak()
     before = _status("VmRSS:")
     found: dict[str, Any] = {
         "load_s": loaded_cpu,
@@ -314,12 +313,6 @@ def _status(name: str) -> int:
             if line.startswith(name):
                 return int(line.split()[1]) * 1024
     return 0
-
-
-def _reset_peak() -> None:
-    # Writing 5 sets the high-water mark back to the present size; without the right to, it stays an upper bound.
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _trim() -> None:
