@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlsysopt.core.costmodel import CostModel, DeclaredTerms, Prediction, fit_nonnegative, score_of
+from mlsysopt.core.costmodel import CostModel, DeclaredTerms, Prediction, fit_near, fit_nonnegative, score_of
 from mlsysopt.core.errors import ArtefactError, ExpressionError, UsageError
 from mlsysopt.testing.costmodels import CostModelContract
 
@@ -67,6 +67,45 @@ def test_a_wrong_sign_ends_at_zero() -> None:
     n = np.arange(1.0, 11.0)
     found = fit_nonnegative(np.column_stack([np.ones(10), n]), 20 - n)
     assert found[1] == 0 and 10 < found[0] < 20
+
+
+def test_known_proportions_tell_terms_apart_that_the_cases_cannot() -> None:
+    # Both terms double together in the cases and part afterwards.
+    phi = np.array([[1.0, 1.0], [2.0, 2.0], [4.0, 4.0]])
+    truth, expected = np.array([6.0, 2.0]), np.array([3.0, 1.0])
+    assert np.allclose(fit_near(phi, phi @ truth, expected), truth, rtol=1e-6)
+    assert not np.allclose(fit_nonnegative(phi, phi @ truth), truth, rtol=0.1)
+
+
+def test_cases_that_contradict_the_proportions_win_in_number() -> None:
+    rng = np.random.default_rng(2)
+    truth, expected = np.array([2.0, 3.0]), np.array([8.0, 1.0])
+    phi = rng.uniform(0.1, 10, (400, 2))
+    few, many = (fit_near(phi[:n], phi[:n] @ truth, expected) for n in (3, 400))
+    assert np.abs(np.log(many / truth)).max() < 0.05 < np.abs(np.log(few / truth)).max()
+
+
+def test_an_outlier_loses_its_weight_and_nothing_else_does() -> None:
+    phi = np.column_stack([np.ones(9), np.arange(1.0, 10.0)])
+    truth = np.array([2.0, 3.0])
+    y = phi @ truth
+    y[4] *= 5.0
+    held, robust = (fit_near(phi, y, truth, outlier=outlier) for outlier in (None, 0.2))
+    assert 3 * np.abs(robust / truth - 1).max() < np.abs(held / truth - 1).max()
+
+
+def test_a_coefficient_expected_to_be_nothing_is_free() -> None:
+    phi = np.column_stack([np.ones(6), np.arange(1.0, 7.0)])
+    truth = np.array([1.0, 50.0])
+    found = fit_near(phi, phi @ truth, [1.0, 0.0], strength=0.01)
+    assert found[1] == pytest.approx(50.0, rel=0.1)
+
+
+def test_what_cannot_be_held_near_is_refused() -> None:
+    with pytest.raises(UsageError, match="one per term"):
+        fit_near([[1.0, 2.0]], [1.0], [1.0])
+    with pytest.raises(UsageError, match="expected to cost nothing: row 1"):
+        fit_near([[1.0, 2.0], [0.0, 3.0]], [1.0, 2.0], [1.0, 0.0])
 
 
 def test_a_limit_holds_and_the_rest_makes_up_for_it() -> None:

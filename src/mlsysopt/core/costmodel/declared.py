@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from mlsysopt.core.costmodel.nonnegative import fit_nonnegative
+from mlsysopt.core.costmodel.nonnegative import fit_near, fit_nonnegative
 from mlsysopt.core.costmodel.protocol import (
     Columns,
     Floats,
@@ -29,6 +30,9 @@ from mlsysopt.core.stats import conformal_quantile
 __all__ = ["DeclaredTerms"]
 
 _FORMAT = "declared-terms"
+
+# Terms, costs and `weights=` in, coefficients out.
+_Fit = Callable[..., Floats]
 
 
 class DeclaredTerms:
@@ -121,7 +125,7 @@ class DeclaredTerms:
             raise UsageError(f"groups must be one per case: {len(costs)} cases, {len(labels)} groups")
         self._coefficients = fit_nonnegative(phi, costs, weights=given)
         self._machine, self._cases = machine().key(), len(costs)
-        told = _left_out(phi, costs, given, labels)
+        told = _left_out(phi, costs, given, labels, fit_nonnegative)
         self._calibrate(costs, told, labels if groups is not None else None)
         return self
 
@@ -144,16 +148,11 @@ class DeclaredTerms:
         told = phi @ before
         if np.any(told <= 0):
             raise UsageError("the model predicts a cost of 0 for a case of the new machine: fit it anew there")
-        factor = float(np.exp(np.median(np.log(costs / told))))
-        held = np.flatnonzero(before > 0)
-        # In units of what it is expected to be, each coefficient "costs" 1.
-        prior = np.zeros((len(held), len(before)))
-        prior[np.arange(len(held)), held] = 1.0 / (before[held] * factor)
+        near = partial(fit_near, expected=before)
         new = type(self)(self.terms, coverage=self.coverage)
-        right = np.concatenate([costs, np.ones(len(held))])
-        new._coefficients = fit_nonnegative(np.vstack([phi, prior]), right, weights=np.ones(len(right)))
+        new._coefficients = near(phi, costs, weights=np.ones(len(costs)))
         new._machine, new._cases = machine().key(), len(costs)
-        new._calibrate(costs, _left_out(phi, costs, None, list(range(len(costs))), prior), None)
+        new._calibrate(costs, _left_out(phi, costs, np.ones(len(costs)), list(range(len(costs))), near), None)
         if not np.isfinite(new._spread):
             # Too few cases for an interval of their own: it is at least as wide as where the model comes from.
             new._spread = self._spread
@@ -220,17 +219,12 @@ def _quantile(misses: Floats, coverage: float) -> float:
     return conformal_quantile(misses, coverage) if len(misses) else float("inf")
 
 
-def _left_out(
-    phi: Floats, costs: Floats, weights: Floats | None, labels: Sequence[Any], prior: Floats | None = None
-) -> Floats:
+def _left_out(phi: Floats, costs: Floats, weights: Floats | None, labels: Sequence[Any], fit: _Fit) -> Floats:
     """Predict each case from a fit without its group, shape (n,); 0 where nothing is left to fit on."""
     told = np.zeros(len(costs))
     for label in dict.fromkeys(labels):
         out = np.array([one == label for one in labels])
-        rows, right, kept = phi[~out], costs[~out], None if weights is None else weights[~out]
-        if prior is not None:
-            rows, right = np.vstack([rows, prior]), np.concatenate([right, np.ones(len(prior))])
-            kept = np.ones(len(right))
-        if rows.any() and (kept is None or kept.any()):
-            told[out] = phi[out] @ fit_nonnegative(rows, right, weights=kept)
+        kept = None if weights is None else weights[~out]
+        if phi[~out].any() and (kept is None or kept.any()):
+            told[out] = phi[out] @ fit(phi[~out], costs[~out], weights=kept)
     return told
