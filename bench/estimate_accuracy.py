@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "time forecast from at most 10 % of the rows: MAPE <= 35 %, <= 0.75x the best black box in hindsight",
         peers(),
         "paper protocol: whole rows, 1, 4, 6, 10 %, the full training's own epochs and factors; three test shapes, one "
-        "per row order; samples and full fits shuffled into one another, each in a fork between reference timings",
+        "per row order; samples and full fits shuffled into one another, each in a fork; samples at the mean pace of "
+        "the machine, for every predictor alike",
     )
     where = estimating.situations(TEST, estimating.SIZED_FOR, seed=given.seed)
     with Laboratory() as lab:

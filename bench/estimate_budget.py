@@ -29,7 +29,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 FIXED_S = 1.5
 
 
-def truth(host: Host, ratings: Ratings, name: str, params: dict[str, Any]) -> float:
+def truth(host: Host, ratings: Ratings, name: str, params: dict[str, Any]) -> Reading:
     """Train on everything, once, in a process of its own."""
     record = find(name).settled(params, ratings)
     path = host.keep(ratings)
@@ -37,7 +37,7 @@ def truth(host: Host, ratings: Ratings, name: str, params: dict[str, Any]) -> fl
     host.forget(path)
     if not isinstance(found, Reading):
         raise SystemExit(f"{name}: {found.kind}: {found.reason}")
-    return found.cpu_s
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = Bench(
         "estimate_budget",
         "asking costs what it was allowed to cost, and a larger budget does not make the forecast worse",
-        "the budget itself; truth is one full training in a process of its own, between the runs",
+        "the budget itself; truth are full trainings between the runs, each in a process, at the pace of the samples",
         f"{number:,} ratings, {shape.name}, shuffled; budgets {', '.join(f'{one:g} s' for one in budgets)}; every run",
     )
     errors: dict[float, list[float]] = {budget: [] for budget in budgets}
@@ -75,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     continue
                 spent = tree_cpu() - before - found.load_s
                 truths.append(truth(host, ratings, name, params))
-                median = statistics.median(truths)
+                # At the pace of the samples, as the forecast is.
+                pace = statistics.mean(one.pace_s for one in found.samples)
+                median = statistics.median(one.cpu_s * pace / one.pace_s for one in truths)
                 off = abs(found.seconds / median - 1)
                 errors[budget].append(off)
                 overspent.append(max(spent - FIXED_S, found.spent_s) / budget)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from bench.protocol import Bench
 from mlsysopt.core.measure import compare
 from mlsysopt.core.quantities import format_seconds
@@ -39,7 +41,9 @@ def train(record: Any, data: Any, params: dict[str, Any], tracker: Tracker | Non
     """Run one training; with a tracker it tells its epochs."""
     settings = {**record.params, **params, **({record.epochs: epochs} if epochs else {})}
     if record.events == "callback":
-        record.fit(data, **settings, callback=tracker.callback if tracker else None)
+        # The threads of a training are its own; those of the linear algebra inside it would be theirs squared.
+        with threadpool_limits(1, "blas"):
+            record.fit(data, **settings, callback=tracker.callback if tracker else None)
     else:
         with redirect_stdout(io.StringIO()):
             if tracker is None:

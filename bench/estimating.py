@@ -1,7 +1,8 @@
 """What the estimator's benches share: situations, questions, timed truths and samples, and the table of errors.
 
 Every truth and every sample is a fork of one host process, as in the library; truths and samples are
-shuffled into one another, so that a drifting machine drifts for both.
+shuffled into one another, so that a drifting machine drifts for both, and both are brought to the mean
+pace of the machine, read beside each. Errors against the seconds as they were timed are shown as well.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ import numpy as np
 from mlsysopt.core.target import Failure
 from mlsysopt.train.estimate import synthetic
 from mlsysopt.train.estimate.characteristics import Characteristics
-from mlsysopt.train.estimate.clock import References, staircase
+from mlsysopt.train.estimate.clock import staircase
 from mlsysopt.train.estimate.forecast import Forecast, Sample, fit
+from mlsysopt.train.estimate.forks import LEAST_CPU_S
 from mlsysopt.train.estimate.host import Host, Job, Reading
 from mlsysopt.train.estimate.intervals import Bank, Case
 from mlsysopt.train.estimate.ratings import Ratings
 from mlsysopt.train.estimate.sampling import Rung, ladder, subset
 from mlsysopt.train.estimate.synthetic import Shape
 from mlsysopt.train.estimate.trainers import TrainerRecord, find
+from mlsysopt.train.estimate.typical import Typical
 
 ORDERS = ("user", "time", "shuffled")
 # Users to items, 4:1, 1:1, 1:4, for SIZED_FOR ratings.
@@ -40,8 +43,8 @@ MODULES = ("surprise", "implicit.cpu.als", "scipy.sparse")
 RECORDED = Path(__file__).parent.parent / "tests" / "tables" / "estimate-cases.jsonl"
 # A truth is timed this often, or until so many CPU seconds are spent on it.
 _TRUTHS, _TRUTH_S = 3, 4.0
-_BUSY = 1.15
-_LONG_S = 2.0
+# A sample that took longer is not repeated: a second one would cost more than it tells.
+_LONG_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,21 @@ QUESTIONS = (
     Question("als", "als", {"factors": 32, "iterations": 40}),
 )
 
+# Settings whose terms are others, and sizes far from those above: on the fitting shapes only, so that their
+# proportions are known as well.
+SETTINGS = (
+    Question("svd-100", "svd", {"n_factors": 100, "n_epochs": 10}),
+    Question("nmf-60", "nmf", {"n_factors": 60, "n_epochs": 8}),
+    Question("als-20", "als", {"factors": 20, "iterations": 30}),
+    Question("als-100", "als", {"factors": 100, "iterations": 10}),
+    Question("baseline-sgd", "baseline", {"method": "sgd", "n_epochs": 40}),
+    Question("als-cholesky", "als", {"solver": "cholesky", "factors": 32, "iterations": 10}),
+    Question("knn-item-means", "knn", {"kind": "means", "sim": "pearson", "user_based": False}),
+    Question("knn-user-means", "knn", {"kind": "means", "sim": "msd", "user_based": True}),
+    Question("knn-item-baseline", "knn", {"kind": "baseline", "sim": "msd", "user_based": False}),
+    Question("knn-user-baseline", "knn", {"kind": "baseline", "sim": "cosine", "user_based": True}),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Situation:
@@ -80,7 +98,12 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A question on a situation: what it took, and what was sampled for it."""
+    """A question on a situation: what it took, and what was sampled for it.
+
+    Attributes:
+        truths: CPU seconds of full fits, brought to the mean pace of the machine, as samples are.
+        timed: The same as they were timed.
+    """
 
     situation: str
     question: str
@@ -90,18 +113,27 @@ class Outcome:
     truths: tuple[float, ...]
     samples: tuple[Sample, ...]
     asked: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    timed: tuple[float, ...] = ()
 
     @property
     def truth_s(self) -> float:
         return statistics.median(self.truths)
 
-    def forecast(self, bank: Bank | None = None) -> Forecast:
-        found = fit(self.record, self.samples, self.full, bank=bank or Bank(()))
+    def forecast(self, bank: Bank | None = None, typical: Typical | None = None) -> Forecast:
+        calibrated = self.record.calibrated
+        found = fit(
+            self.record, self.samples, self.full, calibrated=calibrated, bank=bank or Bank(()), typical=typical
+        )  # fmt: skip
         return found.at(**self.asked) if self.asked else found
 
-    def case(self) -> Case:
-        found = self.forecast()
-        return Case(self.record.name, self.situation, self.truth_s, found.seconds, found.rho, found.rolling_error)
+    @property
+    def timed_s(self) -> float:
+        """What a user would have seen: the seconds as they were timed."""
+        return statistics.median(self.timed or self.truths)
+
+    def case(self, typical: Typical | None = None) -> Case:
+        found = self.forecast(typical=typical)
+        return Case(self.record.name, self.situation, self.timed_s, found.seconds, found.rho, found.rolling_error)
 
     def told(self) -> dict[str, float]:
         """Return what the white box and every rival said, CPU seconds."""
@@ -118,6 +150,7 @@ class Outcome:
             "asked": dict(self.asked),
             "full": _short(self.full.as_dict()),
             "truths": [digits(value) for value in self.truths],
+            "timed": [digits(value) for value in self.timed],
             "samples": [_short(sample.as_dict()) for sample in self.samples],
         }
 
@@ -132,6 +165,7 @@ class Outcome:
             tuple(row["truths"]),
             tuple(Sample.from_dict(one) for one in row["samples"]),
             row.get("asked", {}),
+            tuple(row.get("timed", ())),
         )
 
 
@@ -152,7 +186,7 @@ def situations(
 
 
 class Laboratory:
-    """The host, the reference pair and the ramp of this machine.
+    """The host and the ramp of this machine.
 
     Args:
         modules: What the host imports before it forks.
@@ -162,7 +196,7 @@ class Laboratory:
         building_s: CPU seconds of what is around them: forks, reading and building data, first calls.
         truth_s: CPU seconds of the full fits, each counted once; what is around them is not.
         loading_s: CPU seconds of loading and walking the full data.
-        busy: Timings that were repeated because the reference pair was slow around them.
+        busy: Samples that were repeated because the machine changed its pace while they ran.
         failures: What did not run, in words.
     """
 
@@ -171,13 +205,11 @@ class Laboratory:
         self.sampling_s = self.building_s = self.truth_s = self.loading_s = 0.0
         self.busy = 0
         self.failures: list[str] = []
-        self._references = References()
 
     def __enter__(self) -> Laboratory:
         self._host = Host(modules=self._modules)
         self._host.__enter__()
         self._ramp = staircase().ramp()
-        self._references.read()
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -189,24 +221,16 @@ class Laboratory:
     def forget(self, path: str) -> None:
         self._host.forget(path)
 
-    def time(self, path: str, record: TrainerRecord, params: Mapping[str, Any], *, least_cpu_s: float = 0.03) -> Any:
-        """Return a reading and how much slower than its best the reference pair was; None after a failure."""
-        found: tuple[Reading, float] | None = None
-        for _ in range(2):
-            before = self._references.read()
-            given = {**record.params, **params}
-            reading = self._host.ask(Job(path, record, given, record.walks, record.data, least_cpu_s=least_cpu_s))
-            slow = self._references.around(before, self._references.read())
-            if isinstance(reading, Failure):
-                self.failures.append(f"{record.name}: {reading.kind}: {reading.reason}")
-                return found
-            if found is None or slow < found[1]:
-                found = reading, slow
-            # The references stand around a long fit, not in it: they say little of it.
-            if slow <= _BUSY or reading.cpu_s > _LONG_S:
-                break
-            self.busy += 1
-        return found
+    def time(
+        self, path: str, record: TrainerRecord, params: Mapping[str, Any], *, least_cpu_s: float = LEAST_CPU_S
+    ) -> Reading | None:
+        """Return the reading of one training; None after a failure."""
+        given = {**record.params, **params}
+        reading = self._host.ask(Job(path, record, given, record.walks, record.data, least_cpu_s=least_cpu_s))
+        if isinstance(reading, Failure):
+            self.failures.append(f"{record.name}: {reading.kind}: {reading.reason}")
+            return None
+        return reading
 
     def sizes(self, ratings: Ratings, walks: Mapping[str, float]) -> Characteristics:
         low, high = self._ramp
@@ -217,19 +241,28 @@ class Laboratory:
         """Train on the rows of a rung."""
         part = subset(ratings, record.side, rung.share, seed=rung.seed, tilt=rung.tilt)
         path = self.keep(part)
+        found: Reading | None = None
         try:
-            timed = self.time(path, record, rung.params)
+            for _ in range(2):
+                reading = self.time(path, record, rung.params)
+                if reading is None:
+                    break
+                # What was thrown away was paid for as well.
+                self.sampling_s += reading.cpu_s * reading.repeats
+                self.building_s += reading.spent_s - reading.cpu_s * reading.repeats
+                if found is None or not reading.disturbed:
+                    found = reading
+                if not reading.disturbed or reading.cpu_s > _LONG_S:
+                    break
+                self.busy += 1
         finally:
             self.forget(path)
-        if timed is None:
+        if found is None:
             return None
-        reading, slow = timed
-        self.sampling_s += reading.cpu_s * reading.repeats
-        self.building_s += reading.spent_s - reading.cpu_s * reading.repeats
         return Sample(
-            min(1.0, rung.share), self.sizes(part, reading.walks), dict(rung.params), reading.cpu_s, reading.wall_s,
-            weight=1.0 if slow <= _BUSY else 0.5, peak_bytes=reading.peak_bytes, seed=rung.seed,
-            repeats=reading.repeats, reference=slow, spent_s=reading.spent_s,
+            min(1.0, rung.share), self.sizes(part, found.walks), dict(rung.params), found.cpu_s, found.wall_s,
+            weight=0.5 if found.disturbed else 1.0, peak_bytes=found.peak_bytes, seed=rung.seed,
+            repeats=found.repeats, pace_s=found.pace_s, spent_s=found.spent_s,
         )  # fmt: skip
 
     def walk(self, path: str) -> dict[str, float]:
@@ -282,7 +315,7 @@ def outcomes(
         print(f"  {situation.name}", file=sys.stderr, flush=True)
         path = lab.keep(situation.ratings)
         walked: list[dict[str, float]] = []
-        seconds: dict[str, list[float]] = {question.label: [] for question in questions}
+        fits: dict[str, list[Reading]] = {question.label: [] for question in questions}
         taken: dict[tuple[str, int], list[Sample]] = {(q.label, seed): [] for q in questions for seed in seeds}
         jobs: list[tuple[str, Any, Any, int]] = [("walk", None, None, 0)] * 3
         jobs += [("truth", question, None, 0) for question in questions for _ in range(truths)]
@@ -298,9 +331,9 @@ def outcomes(
             record = question.record(situation.ratings)
             if kind == "truth":
                 # Long fits tell as much from one timing as short ones from three.
-                if sum(seconds[question.label]) < _TRUTH_S:
+                if sum(one.cpu_s for one in fits[question.label]) < _TRUTH_S:
                     timed = lab.time(path, record, question.asked, least_cpu_s=0)
-                    seconds[question.label] += [timed[0].cpu_s] if timed is not None else []
+                    fits[question.label] += [timed] if timed is not None else []
                 continue
             sample = lab.sample(situation.ratings, sampled_by(record, (sides or {}).get(question.label)), rung)
             if sample is not None:
@@ -308,26 +341,30 @@ def outcomes(
         lab.forget(path)
         walks = {name: statistics.median(one[name] for one in walked) for name in walked[0]}
         full = lab.sizes(situation.ratings, walks)
+        # One pace for everything that was timed on these data: a full fit of a second runs at one of the
+        # machine's paces by chance, just as a sample does.
+        paces = [one.pace_s for readings in (*fits.values(), *taken.values()) for one in readings]
+        pace = statistics.mean(paces) if paces else 1.0
         for (label, seed), samples in taken.items():
             question = next(one for one in questions if one.label == label)
-            if not seconds[label] or len(samples) < 3:
-                lab.failures.append(f"{situation.name}, {label}: {len(seconds[label])} truths, {len(samples)} samples")
+            if not fits[label] or len(samples) < 3:
+                lab.failures.append(f"{situation.name}, {label}: {len(fits[label])} truths, {len(samples)} samples")
                 continue
-            record = question.record(situation.ratings)
-            samples = sorted(samples, key=lambda one: one.rows_share)
+            even = [replace(one, cpu_s=one.cpu_s * pace / one.pace_s, pace_s=pace) for one in samples]
             found.append(
                 Outcome(
                     situation.name,
                     label,
                     seed,
-                    record,
+                    question.record(situation.ratings),
                     full,
-                    tuple(seconds[label]),
-                    tuple(samples),
+                    tuple(one.cpu_s * pace / one.pace_s for one in fits[label]),
+                    tuple(sorted(even, key=lambda one: one.rows_share)),
                     dict(question.asked),
+                    tuple(one.cpu_s for one in fits[label]),
                 )
             )
-        lab.truth_s += sum(statistics.median(values) for values in seconds.values() if values)
+        lab.truth_s += sum(statistics.median(one.cpu_s for one in readings) for readings in fits.values() if readings)
     return found
 
 

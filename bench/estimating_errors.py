@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -57,6 +58,12 @@ class Errors:
         values = self.of[name] if rows is None else self.of[name][list(rows)]
         return float(values.mean())
 
+    def mape_as_timed(self, name: str) -> float:
+        """Return the mean error against full fits as they were timed, whatever the pace of the machine just then."""
+        return statistics.mean(
+            abs(row.get(name, row[WHITE]) / one.timed_s - 1) for one, row in zip(self.outcomes, self.told, strict=True)
+        )
+
     def median(self, name: str) -> float:
         return float(np.median(self.of[name]))
 
@@ -99,6 +106,7 @@ class Errors:
             )
             bench.round(
                 situation=one.situation, trainer=one.question, seed=one.seed, truth_s=[digits(t) for t in one.truths],
+                timed_s=[digits(t) for t in one.timed],
                 told={name: digits(value) for name, value in signed.items()},
                 ape={name: round(float(values[k]), 4) for name, values in self.of.items()},
             )  # fmt: skip
@@ -106,7 +114,9 @@ class Errors:
         rows.append(
             ["median %", "", "", "", "", *(f"{100 * float(np.median(values)):.0f}" for values in self.of.values())]
         )
+        rows.append(["as timed %", "", "", "", "", *(f"{100 * self.mape_as_timed(name):.0f}" for name in self.of)])
         bench.table(header, rows)
+        bench.round(mape_as_timed={name: round(self.mape_as_timed(name), 4) for name in self.of})
 
     def by_trainer(self, bench: Bench) -> None:
         labels = list(dict.fromkeys(one.question for one in self.outcomes))
@@ -123,8 +133,8 @@ def spent(bench: Bench, lab: Laboratory) -> None:
     print(
         f"full fits {lab.truth_s:.1f} CPU-s; fits of samples {lab.sampling_s:.1f} CPU-s ({100 * share:.0f} %), "
         f"building them {lab.building_s:.1f}; loading and walking the full data {lab.loading_s:.1f} CPU-s\n"
-        f"{lab.busy} timings repeated on a busy machine; load {os.getloadavg()[0]:.1f}; failures: "
-        f"{'; '.join(lab.failures) or 'none'}\n",
+        f"{lab.busy} samples repeated since the pace of the machine changed meanwhile; load {os.getloadavg()[0]:.1f}; "
+        f"failures: {'; '.join(lab.failures) or 'none'}\n",
         flush=True,
     )
     bench.round(

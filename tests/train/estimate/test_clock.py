@@ -1,4 +1,4 @@
-"""References, walks and the staircase."""
+"""The pace, walks and the staircase."""
 
 from __future__ import annotations
 
@@ -9,26 +9,23 @@ import pytest
 from mlsysopt.train.estimate import clock, synthetic
 
 
-def test_references_remember_the_best_and_tell_what_is_slower() -> None:
-    pair = clock.References()
-    readings = [pair.read() for _ in range(3)]
-    best = pair.best
-    assert best is not None
-    assert best.arithmetic_s <= min(one.arithmetic_s for one in readings)
-    assert best.walk_s <= min(one.walk_s for one in readings)
-    slow = clock.Reference(best.arithmetic_s * 2, best.walk_s)
-    assert pair.around(best, slow) == pytest.approx(2.0)
-    assert pair.around(best, best) == 1.0
+def test_the_pace_is_that_of_a_fixed_loop() -> None:
+    paces = [clock.pace() for _ in range(5)]
+    assert all(pace > 0 for pace in paces)
+    # A loop of thirty thousand additions, whatever the machine does meanwhile.
+    assert 1e-5 < min(paces) < 1.0
 
 
-@pytest.mark.parametrize("side", ["user", "item"])
-def test_a_walk_takes_longer_over_more_ratings(side: str) -> None:
+def test_walks_take_longer_over_more_ratings() -> None:
     small, large = (
         synthetic.ratings(n_users=200 * factor, n_items=100 * factor, n_ratings=3000 * factor, seed=1).trainset()
         for factor in (1, 10)
     )
+    few, many = clock.walks(small, ("Wu", "Wi")), clock.walks(large, ("Wu", "Wi"))
     # Ten times as much at equal cost per rating; caches and noise may do what they like in between.
-    assert clock.walk(large, side) > 3.0 * clock.walk(small, side)
+    assert few.keys() == many.keys() == {"Wu", "Wi"}
+    assert all(many[name] > 3.0 * few[name] for name in few)
+    assert clock.walks(small, ("Wi",)).keys() == {"Wi"} and clock.walks(small, ()) == {}
 
 
 def test_the_staircase_rises_and_its_ramp_lies_inside() -> None:

@@ -62,7 +62,8 @@ def test_an_interval_is_wider_where_less_is_known() -> None:
 
     assert width(2, 0.1) < width(100, 0.1) < width(100, 0.5)
     assert width(0.5, 0.1) == width(1, 0.1)
-    assert width(1, 0.0) == width(1, 0.03) > 1
+    # Nothing is certain, however well the samples agree.
+    assert 1.5 < width(1, 0.0) < width(1, 0.03)
 
 
 def test_a_bank_too_small_says_so() -> None:

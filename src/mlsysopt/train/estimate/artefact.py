@@ -12,6 +12,7 @@ from mlsysopt.train.estimate.characteristics import Characteristics
 from mlsysopt.train.estimate.forecast import Forecast, Rival
 from mlsysopt.train.estimate.intervals import Bank
 from mlsysopt.train.estimate.samples import Sample
+from mlsysopt.train.estimate.typical import Typical
 
 __all__ = ["read", "written"]
 
@@ -43,6 +44,7 @@ def written(forecast: Forecast, *, with_rivals: bool = True) -> str:
         "machine": forecast.machine,
         "digest": forecast.digest,
         "bank": json.loads(forecast.bank.to_json()),
+        "typical": json.loads(forecast.typical.to_json()),
         "rivals": {rival.name: rival.seconds for rival in forecast.rivals} if with_rivals else None,
     }
     return json.dumps(content, indent=1) + "\n"
@@ -63,6 +65,7 @@ def read(text: str) -> Forecast:
         values["samples"] = tuple(Sample.from_dict(sample) for sample in values["samples"])
         values["high"] = math.inf if values["high"] is None else values["high"]
         values["bank"] = Bank.from_json(json.dumps(values["bank"]))
+        values["typical"] = Typical.from_json(json.dumps(values["typical"]))
         if values["auto"] is not None:
             picked, seconds, error = values["auto"]
             values["auto"] = (tuple(picked), seconds, error)

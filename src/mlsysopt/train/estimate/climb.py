@@ -12,13 +12,16 @@ from mlsysopt.core.errors import MlsysoptError
 from mlsysopt.core.measure import conditions, machine
 from mlsysopt.core.quantities import format_seconds
 from mlsysopt.core.target import Failure
+from mlsysopt.train.estimate import clock
 from mlsysopt.train.estimate import forecast as forecasts
 from mlsysopt.train.estimate.answer import Estimate, verdict_of
 from mlsysopt.train.estimate.forecast import Forecast, Predictor
 from mlsysopt.train.estimate.intervals import scale_of
 from mlsysopt.train.estimate.measuring import Measuring, Part
 from mlsysopt.train.estimate.memory import Free, peak_of
+from mlsysopt.train.estimate.samples import steady
 from mlsysopt.train.estimate.sampling import Rung, bound, ladder, predicted, usable
+from mlsysopt.train.estimate.typical import usual
 from mlsysopt.train.estimate.whitebox import fitted
 
 if TYPE_CHECKING:
@@ -184,8 +187,9 @@ class Climb:
         if number < FEWEST + 1 or self._planned:
             return True
         # Rivals and terms from the dictionary can wait for the last sample.
+        known = usual(self.record.name, calibrated=self.record.calibrated)
         terms = usable(self.record, [self.sizes, *(one.characteristics for one in self.samples)])
-        white = fitted(terms.texts, self.samples)
+        white = fitted(terms.texts, steady(self.samples), trainer=self.record.name, typical=known)
         seconds = float(white.terms.columns(self.sizes, self.record.params) @ white.coefficients)
         rho = seconds / max(one.cpu_s for one in self.samples)
         self._spreads.append(scale_of(rho, white.rolling_error))
@@ -230,7 +234,8 @@ def answer(
             bank=bank,
         )
     # Where the machine stands now, against where it stood when the samples were timed.
-    change = measuring.reference / statistics.median([one.reference for one in climb.samples])
+    paces = [one.pace_s for one in climb.samples if one.pace_s > 0]
+    change = clock.pace() / statistics.mean(paces) if paces else 1.0
     ratio = sum(one.wall_s for one in climb.samples) / sum(one.cpu_s for one in climb.samples) * change
     verdict, reasons = verdict_of(forecast, climb.just or 0.0, peak, room, within_s, ratio)
     return Estimate(

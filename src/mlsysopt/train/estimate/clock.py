@@ -1,116 +1,86 @@
-"""This machine's speed: a reference pair around every sample, bare walks, the staircase of its caches."""
+"""This machine's speed: a fixed loop around every sample, bare walks, the staircase of its caches."""
 
 from __future__ import annotations
 
 import gc
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["DEFAULT_RAMP", "Reference", "References", "Staircase", "staircase", "walk"]
+__all__ = ["DEFAULT_RAMP", "Staircase", "pace", "staircase", "walks"]
 
 MiB = 2**20
 
 DEFAULT_RAMP = (2.0 * MiB, 100.0 * MiB)
 """Ends of the ramp from cache to memory where no probe was made, in bytes."""
 
-# Objects of 24 bytes and their pointers, together 64 MiB: more than most cores have caches of their own.
-_HEAP_OBJECTS = 2 * MiB
-# A walk in steps of this many objects lands on another page each time.
-_STRIDE = 509
-_TOUCHES = 30_000
 _ADDITIONS = 30_000
+_READINGS = 3
 _STAIR_UPDATES = 100_000
 _STAIRS_MIB = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # Below this rise from the lowest to the highest step there is no staircase to be seen.
 _LEAST_RISE = 1.3
-_WALK_LEAST_S = 0.01
+_WALK_LEAST_S = 0.02
+_WALK_PASSES = 2
+_WALK_LONG_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """One reading of the reference pair, CPU seconds.
+def pace() -> float:
+    """Return CPU seconds of a fixed loop that stays in the registers; some milliseconds.
 
-    Attributes:
-        arithmetic_s: A fixed loop that stays in the registers.
-        walk_s: A fixed walk over objects of a 64 MiB heap.
+    What a neighbour on the same core takes away, it takes from this loop as well: read beside a training,
+    it tells how fast the machine was just then. The least of a few readings, since the first one after a
+    wait runs in cold caches.
     """
-
-    arithmetic_s: float
-    walk_s: float
-
-    def over(self, best: Reference) -> float:
-        """Return how much slower than the best reading this one is, as a ratio of the worse of the two.
-
-        >>> Reference(1.0, 3.0).over(Reference(1.0, 2.0))
-        1.5
-        """
-        return max(self.arithmetic_s / best.arithmetic_s, self.walk_s / best.walk_s)
+    return min(_loop() for _ in range(_READINGS))
 
 
-class References:
-    """Reads the reference pair and remembers the best reading of each.
-
-    The heap is made at the first reading and kept: it has to be the same for every sample.
-    """
-
-    def __init__(self) -> None:
-        self._heap: list[float] = []
-        self._best: Reference | None = None
-
-    @property
-    def best(self) -> Reference | None:
-        """The least of each so far, None before the first reading."""
-        return self._best
-
-    def read(self) -> Reference:
-        """Time the pair once; some milliseconds, a fifth of a second the first time."""
-        if not self._heap:
-            self._heap = [float(number) for number in range(_HEAP_OBJECTS)]
-            self._read_once()
-        return self._read_once()
-
-    def _read_once(self) -> Reference:
-        started = time.thread_time()
-        total = 0
-        for number in range(_ADDITIONS):
-            total += number & 7
-        middle = time.thread_time()
-        sum(sum(self._heap[start::_STRIDE]) for start in range(_TOUCHES * _STRIDE // _HEAP_OBJECTS))
-        ended = time.thread_time()
-        found = Reference(max(middle - started, 1e-9), max(ended - middle, 1e-9))
-        best = self._best or found
-        self._best = Reference(min(best.arithmetic_s, found.arithmetic_s), min(best.walk_s, found.walk_s))
-        return found
-
-    def around(self, before: Reference, after: Reference) -> float:
-        """Return how much slower than the best the machine was around a sample, at least 1."""
-        assert self._best is not None
-        return max(1.0, before.over(self._best), after.over(self._best))
+def _loop() -> float:
+    started = time.thread_time()
+    total = 0
+    for number in range(_ADDITIONS):
+        total += number & 7
+    return max(time.thread_time() - started, 1e-9)
 
 
-def walk(trainset: Any, side: str) -> float:
-    """Return CPU seconds of one bare loop over the ratings of a Surprise trainset.
+def walks(trainset: Any, names: Sequence[str]) -> dict[str, float]:
+    """Return CPU seconds of a bare loop over the ratings of a Surprise trainset, in the steady state of a training.
+
+    A training passes again and again, over both sides in turn where it needs both: what the last pass left
+    in the caches is there for the next one. So the first pass counts only where it takes long: such data
+    fit into no cache.
 
     Args:
         trainset: With `ur` and `ir`: code -> list of (code, rating).
-        side: `user` or `item`: in whose order.
+        names: `Wu` walks user by user, `Wi` item by item.
+
+    Returns:
+        Name -> seconds of one pass.
     """
-    lists = (trainset.ur if side == "user" else trainset.ir).values()
+    sides = {name: (trainset.ur if name == "Wu" else trainset.ir).values() for name in names}
+    first = {name: _pass(lists) for name, lists in sides.items()}
+    if sum(first.values()) > _WALK_LONG_S:
+        return first
+    spent = dict.fromkeys(names, 0.0)
     passes, started = 0, time.process_time()
-    while True:
-        for ratings in lists:
-            for _, _ in ratings:
-                pass
+    # One pass over small data is shorter than the clock is fine.
+    while names and (passes < _WALK_PASSES or time.process_time() - started < _WALK_LEAST_S):
+        for name, lists in sides.items():
+            spent[name] += _pass(lists)
         passes += 1
-        spent = time.process_time() - started
-        # One pass over small data is shorter than the clock is fine.
-        if spent >= _WALK_LEAST_S:
-            return spent / passes
+    return {name: seconds / max(passes, 1) for name, seconds in spent.items()}
+
+
+def _pass(lists: Iterable[Iterable[tuple[int, float]]]) -> float:
+    started = time.process_time()
+    for ratings in lists:
+        for _, _ in ratings:
+            pass
+    return time.process_time() - started
 
 
 @dataclass(frozen=True, slots=True)

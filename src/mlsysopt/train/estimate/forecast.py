@@ -16,8 +16,9 @@ from mlsysopt.core.quantities import format_bytes, format_seconds
 from mlsysopt.train.estimate import rivals
 from mlsysopt.train.estimate.characteristics import WALKS, Characteristics
 from mlsysopt.train.estimate.intervals import Bank, bank_for
-from mlsysopt.train.estimate.samples import Sample
+from mlsysopt.train.estimate.samples import Sample, steady
 from mlsysopt.train.estimate.terms import Terms, numeric
+from mlsysopt.train.estimate.typical import NOTHING, Typical, usual
 from mlsysopt.train.estimate.whitebox import WhiteBox, automatic, fitted
 
 __all__ = ["FLAG", "Forecast", "ForecastError", "Predictor", "Record", "Rival", "Sample", "fit"]
@@ -84,7 +85,7 @@ class Forecast:
         params: Hyper-parameters of the full training.
         asked: Those that the samples were designed for; `at` changes `params` only.
         characteristics: Of the full data.
-        samples: What was measured.
+        samples: What was measured, as if at one pace of the machine: see `steady`.
         terms: Cost terms.
         coefficients: CPU seconds per unit of each term, shape (k,).
         rolling_error: Root mean square of ln(predicted / true) over the latest rungs.
@@ -100,6 +101,8 @@ class Forecast:
         predictor: What `seconds` is.
         machine: Key of the machine that the samples were timed on.
         digest: Of the full data; "" where it is not known.
+        bank: Cases that give the interval.
+        typical: What the trainer's terms usually cost in proportion; empty where it is not known.
     """
 
     trainer: str
@@ -123,11 +126,17 @@ class Forecast:
     machine: str = ""
     digest: str = ""
     bank: Bank = field(default_factory=lambda: Bank(()), repr=False)
+    typical: Typical = field(default=NOTHING, repr=False)
+
+    @property
+    def held(self) -> bool:
+        """Whether the terms were held near what they usually cost in proportion."""
+        return self.typical.expected(self.trainer, self.terms) is not None
 
     @property
     def flagged(self) -> bool:
-        """Whether the declared terms contradict the samples."""
-        return self.rolling_error > FLAG
+        """Whether the declared terms contradict the samples; terms that held in other trainings do not."""
+        return self.rolling_error > FLAG and not self.held
 
     @property
     def rho(self) -> float:
@@ -169,7 +178,7 @@ class Forecast:
         rows = {"white box": white, **found}
         walked = [term for term in self.terms if not Terms([term]).names & set(WALKS)]
         if len(walked) < len(self.terms):
-            alone = fitted(walked, self.samples)
+            alone = fitted(walked, self.samples, trainer=self.trainer, typical=self.typical)
             rows[_NO_WALK] = self._white(alone.terms.texts, alone.coefficients)
         if self.auto is not None:
             rows["terms picked from the dictionary"] = self.auto[1]
@@ -247,6 +256,8 @@ class Forecast:
     def notes(self) -> list[str]:
         """Return what a reader must know besides the numbers, one sentence each."""
         found: list[str] = []
+        if self.held and self.rolling_error > FLAG:
+            found.append(f"the samples scatter by {100 * math.expm1(self.rolling_error):.0f} %: is the machine busy?")
         if self.flagged:
             # Twice as much is 100 % off; so is half as much, for whoever waits.
             off = 100 * math.expm1(self.rolling_error)
@@ -306,6 +317,7 @@ def fit(
     digest: str = "",
     calibrated: bool = True,
     bank: Bank | None = None,
+    typical: Typical | None = None,
 ) -> Forecast:
     """Fit a trainer's cost terms to samples and forecast the full training.
 
@@ -319,6 +331,7 @@ def fit(
         digest: Of the full data, kept in the file.
         calibrated: False for a declared trainer: its interval is labeled so.
         bank: Cases that give the interval; None takes the user's own from 20 on, else the shipped ones.
+        typical: What terms usually cost in proportion; None takes what is shipped, if calibrated.
 
     Raises:
         ForecastError: fewer than three samples.
@@ -329,6 +342,7 @@ def fit(
         raise UsageError(f"unknown predictor {predictor!r}: allowed are whitebox, average")
     if len(samples) < _FEWEST:
         raise ForecastError(f"{record.name}: {len(samples)} good samples, a forecast needs at least {_FEWEST}")
+    samples = steady(samples)
     asked = {**record.params, **(params or {})}
     untimed = {
         name
@@ -336,18 +350,21 @@ def fit(
         if any(math.isnan(getattr(one, name)) for one in (full, *(sample.characteristics for sample in samples)))
     }
     dropped = tuple(term for term in record.time if Terms([term]).names & untimed)
-    white = fitted([term for term in record.time if term not in dropped], samples)
+    known = usual(record.name, calibrated=calibrated) if typical is None else typical.of(record.name)
+    kept = [term for term in record.time if term not in dropped]
+    white = fitted(kept, samples, trainer=record.name, typical=known)
     seconds = float(white.terms.columns(full, asked) @ white.coefficients)
     if predictor == "average":
         seconds = math.sqrt(seconds * rivals.log_log(samples, full, asked))
-    picked = automatic(samples) if white.rolling_error > FLAG else None
+    held = known.expected(record.name, white.terms.texts) is not None
+    picked = automatic(samples) if white.rolling_error > FLAG and not held else None
     cases, calibration = (bank, bank.about) if bank is not None else bank_for(record.name, calibrated=calibrated)
     forecast = Forecast(
         trainer=record.name,
         params=asked,
         asked=asked,
         characteristics=full,
-        samples=tuple(samples),
+        samples=samples,
         terms=white.terms.texts,
         coefficients=tuple(white.coefficients.tolist()),
         rolling_error=white.rolling_error,
@@ -363,6 +380,7 @@ def fit(
         machine=machine().key(),
         digest=digest,
         bank=cases,
+        typical=known,
     )
     return _with_interval(forecast)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import gc
 import importlib
@@ -40,6 +41,8 @@ _WATCH_S = 0.1
 # Libraries and thread stacks reserve address space that they never use.
 _ADDRESS_SLACK = 2 * 2**30
 _WARM_ROWS = 12
+# Readings of the fixed loop before and after a training that differ by more: neither tells of the middle.
+_CHANGED = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class Reading:
         loaded_bytes: What loading added.
         growth_bytes: What training added at its peak.
         peak_bytes: Highest resident size.
+        paces_s: CPU seconds of the fixed loop just before and just after the training, 0 without one.
         spent_s: CPU seconds of the whole request.
     """
 
@@ -93,7 +97,18 @@ class Reading:
     loaded_bytes: int
     growth_bytes: int
     peak_bytes: int
+    paces_s: tuple[float, float] = (0.0, 0.0)
     spent_s: float = 0.0
+
+    @property
+    def pace_s(self) -> float:
+        """Pace of the machine around the training: the mean of both readings."""
+        return sum(self.paces_s) / 2.0
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the machine changed while the training ran."""
+        return max(self.paces_s) > _CHANGED * min(self.paces_s)
 
 
 def serve(address: str, modules: tuple[str, ...]) -> None:
@@ -218,7 +233,7 @@ def _measure(job: Job) -> dict[str, Any]:
         # What a user's own program would have let go of as well.
         del ratings
     _trim()
-    walks = {name: clock.walk(data, "user" if name == "Wu" else "item") for name in job.walks}
+    walks = clock.walks(data, job.walks)
     if job.record is not None:
         used = _warm_up(job, warm)
         for name in used:
@@ -236,12 +251,16 @@ def _measure(job: Job) -> dict[str, Any]:
         "base_bytes": base,
         "loaded_bytes": max(0, before - base),
         "growth_bytes": 0,
+        "paces_s": (0.0, 0.0),
     }
     if job.record is not None:
         cpu, wall, repeats = 0.0, 0.0, 0
+        first = clock.pace()
         while repeats == 0 or (cpu < job.least_cpu_s and repeats < _MOST_REPEATS):
+            # A trainset remembers its mean: each training has to work it out, as the only one does.
+            given = copy.copy(data) if job.data == "trainset" else data
             wall_before, cpu_before = time.perf_counter(), time.process_time()
-            model = job.record.fit(data, **job.params)
+            model = job.record.fit(given, **job.params)
             cpu += time.process_time() - cpu_before
             wall += time.perf_counter() - wall_before
             repeats += 1
@@ -250,6 +269,7 @@ def _measure(job: Job) -> dict[str, Any]:
             del model
         # The clock of the kernel may stand still for a very short training.
         found |= {"cpu_s": max(cpu, 1e-7) / repeats, "wall_s": max(wall, 1e-7) / repeats, "repeats": repeats}
+        found["paces_s"] = (first, clock.pace())
     found["peak_bytes"] = _status("VmHWM:")
     return found
 

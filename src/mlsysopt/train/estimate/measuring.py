@@ -1,4 +1,4 @@
-"""Taking samples: checked before they start, timed between references, kept in the store, never above the budget."""
+"""Taking samples: checked first, timed beside the machine's pace, kept in the store, never above the budget."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ __all__ = ["Measuring", "Note", "Part"]
 log = logging.getLogger("mlsysopt.estimate")
 
 _ROOM = "estimate"
-# A sample whose references are so much slower than the best was disturbed.
-_DISTURBED = 1.15
+# What a sample counts during which the machine changed its pace.
 _HALF = 0.5
-# What a sample costs beside its training: a fork, files, two references; and for each rating it loads.
+# What a sample costs beside its training: a fork, files, two readings of the pace; and for each rating it loads.
 _OVERHEAD_S, _OVERHEAD_PER_RATING_S = 0.06, 8e-6
 _LONGEST_GRACE_S = 5.0
 # Loading and walking all the data has to stay in proportion to what was asked for.
@@ -104,7 +103,6 @@ class Measuring:
         self._store = store
         self._watch = watch or (lambda note: None)
         self._host = Host(executor, modules=modules, threads=threads)
-        self._references = clock.References()
         self._stored_s = 0.0
         self._cpu_before = time.process_time()
         self._paths: dict[str, str] = {}
@@ -128,12 +126,6 @@ class Measuring:
     def left_s(self) -> float:
         """What is left of the budget."""
         return self.budget_s - self.spent_s
-
-    @property
-    def reference(self) -> float:
-        """How much slower than at its best the machine is now."""
-        now = self._references.read()
-        return self._references.around(now, now)
 
     def walked(self, record: TrainerRecord) -> Characteristics:
         """Return the characteristics of all the data, with the walks and the ramp that the record needs."""
@@ -187,7 +179,7 @@ class Measuring:
         return sample
 
     def take(self, part: Part, sizes: Characteristics, *, expected_s: float = math.nan) -> Sample | Failure:
-        """Take one sample: check its memory, time it between references, repeat it once when disturbed, keep it.
+        """Take one sample: check its memory, time it, repeat it once when the machine changed meanwhile, keep it.
 
         Args:
             part: Rung and rows.
@@ -201,15 +193,10 @@ class Measuring:
             return self._failed(part, Failure("rejected", f"its peak of {peak.bytes} bytes is above what is free"))
         path = self._host.keep(part.ratings)
         try:
-            found, reference = self._timed(part, path, expected_s)
-            weight = 1.0
-            if isinstance(found, Reading) and reference > _DISTURBED:
-                weight = _HALF
-                if self.left_s > found.spent_s * 1.5:
-                    again, other = self._timed(part, path, expected_s)
-                    if isinstance(again, Reading) and other < reference:
-                        found, reference = again, other
-                        weight = 1.0 if other <= _DISTURBED else _HALF
+            found = self._timed(part, path, expected_s)
+            if isinstance(found, Reading) and found.disturbed and self.left_s > found.spent_s * 1.5:
+                again = self._timed(part, path, expected_s)
+                found = again if isinstance(again, Reading) and not again.disturbed else found
         finally:
             self._host.forget(path)
         if isinstance(found, Failure):
@@ -220,11 +207,11 @@ class Measuring:
             params=dict(part.rung.params),
             cpu_s=found.cpu_s,
             wall_s=found.wall_s,
-            weight=weight,
+            weight=_HALF if found.disturbed else 1.0,
             peak_bytes=found.peak_bytes,
             seed=part.rung.seed,
             repeats=found.repeats,
-            reference=reference,
+            pace_s=found.pace_s,
             spent_s=self.spent_s - before,
             extra={
                 "base_bytes": found.base_bytes,
@@ -246,7 +233,7 @@ class Measuring:
         )
         return sample
 
-    def _timed(self, part: Part, path: str, expected_s: float) -> tuple[Reading | Failure, float]:
+    def _timed(self, part: Part, path: str, expected_s: float) -> Reading | Failure:
         allowed = max(self.left_s, 1.0) if math.isnan(expected_s) else 6.0 * expected_s + self.overhead_s(part)
         job = Job(
             path,
@@ -259,12 +246,10 @@ class Measuring:
             least_cpu_s=LEAST_CPU_S,
         )
         with exclusive_slot():
-            first = self._references.read()
             found = self._host.ask(job)
-            second = self._references.read()
         if isinstance(found, Failure) and found.kind == "infrastructure":
             raise InfrastructureError(f"samples cannot be taken: {found.reason}")
-        return found, self._references.around(first, second)
+        return found
 
     def _walk(self, record: TrainerRecord) -> dict[str, float] | None:
         number = len(self.ratings)

@@ -184,6 +184,8 @@ def _transferred(given: Estimate, climb: Climb) -> list[Sample]:
             cpu_s=one.cpu_s * factor,
             wall_s=one.wall_s * factor,
             weight=0.5 * one.weight,
+            # Read there: it says nothing of here.
+            pace_s=0.0,
             characteristics=one.characteristics.with_walk(
                 Wu=one.characteristics.Wu * factor, Wi=one.characteristics.Wi * factor
             ),

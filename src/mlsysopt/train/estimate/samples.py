@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from mlsysopt.core.errors import UsageError
 from mlsysopt.train.estimate.characteristics import Characteristics
 
-__all__ = ["Sample"]
+__all__ = ["Sample", "steady"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Sample:
         peak_bytes: Highest resident memory of the process; 0 where it was not measured.
         seed: Which rows were drawn.
         repeats: Trainings inside the one timing.
-        reference: Reference timing around it over the best one.
-        spent_s: CPU seconds that taking it cost in all: building, training, references; 0 means `cpu_s`.
+        pace_s: CPU seconds of a fixed loop around it, see `clock.pace`; 0 where it was not read.
+        spent_s: CPU seconds that taking it cost in all: building, training, readings; 0 means `cpu_s`.
         extra: What else is known, JSON values.
     """
 
@@ -41,7 +41,7 @@ class Sample:
     peak_bytes: int = 0
     seed: int = 0
     repeats: int = 1
-    reference: float = 1.0
+    pace_s: float = 0.0
     spent_s: float = 0.0
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -63,3 +63,26 @@ class Sample:
         values: dict[str, Any] = {name: value for name, value in content.items() if name in known}
         values["characteristics"] = Characteristics.from_dict(values["characteristics"])
         return cls(**values)
+
+
+def steady(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Return the samples as if the machine had run at their mean pace all the time.
+
+    A neighbour on the core slows a sample of a tenth of a second for all of it, a training of minutes now
+    and then. Samples whose pace is not known stay as they are; doing it twice changes nothing.
+    """
+    known = [sample.pace_s for sample in samples if sample.pace_s > 0]
+    if not known:
+        return tuple(samples)
+    mean = sum(known) / len(known)
+    return tuple(
+        replace(
+            sample,
+            cpu_s=sample.cpu_s * mean / sample.pace_s,
+            pace_s=mean,
+            extra={"timed_s": sample.cpu_s, "timed_pace_s": sample.pace_s, **sample.extra},
+        )
+        if sample.pace_s > 0 and sample.pace_s != mean
+        else sample
+        for sample in samples
+    )

@@ -72,6 +72,7 @@ class EpochClock:
         self._precision = 1.0 / max(spread, _LEAST_SPREAD) ** 2
         self._forget = forget
         self._noise = _EPOCH_NOISE
+        self._mixed = False
         self.epochs = 0
 
     @property
@@ -90,14 +91,16 @@ class EpochClock:
         miss = seen - self._mean
         expected = math.hypot(self.spread, self._noise)
         surprised = self.epochs > 0 and abs(miss) > _SURPRISE * expected
-        # What was believed is worth less with every epoch, and next to nothing after a jump.
-        prior = self._precision * (_AFTER_SURPRISE if surprised else self._forget)
+        # What was believed is worth less with every epoch, and next to nothing after a jump; so is the epoch
+        # that jumped, since the machine changed somewhere in the middle of it.
+        prior = self._precision * (_AFTER_SURPRISE if surprised or self._mixed else self._forget)
         weight = 1.0 / self._noise**2
         self._mean = (prior * self._mean + weight * seen) / (prior + weight)
         self._precision = prior + weight
-        if not surprised and self.epochs:
+        if not surprised and not self._mixed and self.epochs:
             # Slowly, and never to nothing: three equal epochs prove no clockwork.
             self._noise = math.sqrt(max(_LEAST_SPREAD**2, 0.8 * self._noise**2 + 0.2 * min(miss**2, 0.09)))
+        self._mixed = surprised and not self._mixed
         self.epochs += 1
 
     def left(self, epochs: float) -> tuple[float, float, float]:

@@ -24,11 +24,15 @@ def _fit_als(matrix: Any, *, solver: str, cg_steps: int, callback: Any = None, *
 
 def _als_variant(params: Mapping[str, Any], ratings: Ratings | None) -> Variant:
     if params["solver"] == "cg":
+        # Each step of each row is a handful of calls, whatever they are called with.
         time = (
-            "iterations*factors*R*(1+cg_steps)", "iterations*R", "iterations*factors**2*(U+I)*(2+cg_steps)", "R",
+            "iterations*factors*R*(1+cg_steps)", "iterations*R", "iterations*factors**2*(U+I)*(2+cg_steps)",
+            "iterations*(U+I)*(2+cg_steps)", "R",
         )  # fmt: skip
     else:
-        time = ("iterations*factors**2*R", "iterations*factors**3*(U+I)", "iterations*R", "R")
+        time = (
+            "iterations*factors**2*R", "iterations*factors**3*(U+I)", "iterations*(U+I)", "iterations*R", "R",
+        )  # fmt: skip
     # The transpose; weighting makes a copy of the matrix before that.
     matrices = 8 if float(params["alpha"]) == 1.0 else 16
     return Variant(

@@ -23,6 +23,8 @@ _SGD = ("lr_all", "reg_all", "random_state", "verbose", "init_mean", "init_std_d
 _RATES = tuple(f"{kind}_{array}" for kind in ("lr", "reg") for array in ("bu", "bi", "pu", "qi"))
 _EPOCH_LINE = r"[Pp]rocessing epoch (\d+)"
 _BASELINE_ARRAYS = "16*(U+I)"
+# The mean of all ratings is one pass more than there are epochs.
+_PASSES = "(n_epochs+1)*Wu"
 _CHUNK_LEAST, _CHUNK_STEP, _PAGE = 32, 16, 4096
 
 
@@ -107,7 +109,7 @@ def _svdpp_variant(params: Mapping[str, Any], ratings: Ratings | None) -> Varian
     else:
         buffers = f"max({'4096*U' if ratings is None else leaked_bytes(ratings)}, {_MEAN})"
     return Variant(
-        time=("n_epochs*n_factors*Su", "n_epochs*Su", "n_epochs*n_factors*R", "n_epochs*Wu", "R"),
+        time=("n_epochs*n_factors*Su", "n_epochs*Su", "n_epochs*n_factors*R", _PASSES, "R"),
         memory=f"8*n_factors*(U+2*I) + 8*(U+I) + {buffers}",
         words="SVD++ holds factors of {U:,} users and twice {I:,} items",
         stays="8*n_factors*(U+2*I)",
@@ -124,8 +126,8 @@ def _knn_variant(params: Mapping[str, Any], ratings: Ratings | None) -> Variant:
         time.append(n)
     if kind == "baseline" or sim == "pearson_baseline":
         rounds = "bsl_epochs"
-        time += [f"{rounds}*(R+U+I)", f"{rounds}*(Wu+Wi)"] if params["bsl_method"] == "als" else [
-            f"{rounds}*R", f"{rounds}*Wu",
+        time += [f"{rounds}*(R+U+I)", f"{rounds}*(Wu+Wi) + Wu"] if params["bsl_method"] == "als" else [
+            f"{rounds}*R", f"({rounds}+1)*Wu",
         ]  # fmt: skip
         memory = f"max({memory}, {_MEAN}) + {_BASELINE_ARRAYS}"
     side = "user" if by_user else "item"
@@ -141,16 +143,16 @@ def _knn_variant(params: Mapping[str, Any], ratings: Ratings | None) -> Variant:
 
 def _baseline_variant(params: Mapping[str, Any], ratings: Ratings | None) -> Variant:
     if params["method"] == "als":
-        time: tuple[str, ...] = ("n_epochs*(R+U+I)", "n_epochs*(Wu+Wi)")
+        time: tuple[str, ...] = ("n_epochs*(R+U+I)", "n_epochs*(Wu+Wi) + Wu", "R")
     else:
-        time = ("n_epochs*R", "n_epochs*Wu")
+        time = ("n_epochs*R", _PASSES, "R")
     return Variant(time=time, memory=f"{_BASELINE_ARRAYS} + {_MEAN}", stays=_BASELINE_ARRAYS)
 
 
 svd: TrainerRecord = trainer(
     **_surprise("svd", about="matrix factorisation by stochastic gradients (Surprise)"),
     fit=_fit_svd,
-    time=("n_epochs*n_factors*R", "n_epochs*R", "n_epochs*Wu", "n_factors*(U+I)", "R"),
+    time=("n_epochs*n_factors*R", "n_epochs*R", _PASSES, "n_factors*(U+I)", "R"),
     memory=f"8*(n_factors+1)*(U+I) + {_MEAN}",
     params={"n_factors": 100, "n_epochs": 20, "biased": True},
     accepts=(*_SGD, *_RATES),
@@ -175,7 +177,7 @@ svdpp: TrainerRecord = trainer(
 nmf: TrainerRecord = trainer(
     **_surprise("nmf", about="non-negative matrix factorisation (Surprise)"),
     fit=_fit_nmf,
-    time=("n_epochs*n_factors*R", "n_epochs*R", "n_epochs*n_factors*(U+I)", "n_epochs*Wu", "R"),
+    time=("n_epochs*n_factors*R", "n_epochs*R", "n_epochs*n_factors*(U+I)", _PASSES, "R"),
     # The mean passes when the factors are there, before numerators and denominators.
     memory=f"8*(U+I) + max(24*n_factors*(U+I), 8*n_factors*(U+I) + {_MEAN})",
     params={"n_factors": 15, "n_epochs": 50, "biased": False},
@@ -230,7 +232,16 @@ slopeone: TrainerRecord = trainer(
 cocluster: TrainerRecord = trainer(
     **_surprise("cocluster", about="clusters of users and of items (Surprise)"),
     fit=_fit_cocluster,
-    time=("n_epochs*R", "n_epochs*R*(n_cltr_u+n_cltr_i)", "n_epochs*(U+I)", "n_epochs*(Wu+Wi)"),
+    # Averages take a pass by user, as both assignments take one of their own; the means before the first
+    # epoch and the averages after the last one are an epoch's passes once more.
+    time=(
+        "n_epochs*R",
+        "n_epochs*R*(n_cltr_u+n_cltr_i)",
+        "n_epochs*(U+I)",
+        "(n_epochs+1)*(2*Wu+Wi)",
+        "U+I",
+        "R",
+    ),
     memory=f"16*(U+I) + {_MEAN}",
     params={"n_cltr_u": 3, "n_cltr_i": 3, "n_epochs": 20},
     accepts=("random_state", "verbose"),
