@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from mlsysopt.core.errors import UsageError
 from mlsysopt.design.ablate import features, surgery
-from mlsysopt.design.ablate.probe import probe
+from mlsysopt.design.ablate.probe import probe, slow_paths
 from mlsysopt.design.ablate.select import Part
 
 ROWS = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
@@ -92,3 +92,60 @@ def test_torchscript_is_refused() -> None:
         proof = surgery.prove(Scripted, Part("f", ("f",)), batch=ROWS, second_batch=ROWS[:3])
     assert proof.refusal is not None
     assert "TorchScript" in proof.refusal.reason
+
+
+class TwoFaced(nn.Module):
+    """Gives a tensor first, then a pair."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, *, pair: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        y = self.inner(x)
+        return (y, 2 * y) if pair else y
+
+
+class AsksTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.head = TwoFaced(), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.f(x)
+        z, more = self.f(y, pair=True)
+        return self.head(x + z + more)
+
+
+def test_a_part_that_gives_another_structure_later_is_refused() -> None:
+    proof = surgery.prove(AsksTwice, Part("f", ("f",)), batch=ROWS, second_batch=ROWS[:3])
+    assert proof.refusal is not None
+    assert "another structure in a later call" in str(proof.refusal) and "test_hidden_use.py:" in str(proof.refusal)
+    # What is inside gives the same at each call and can be taken out.
+    assert surgery.prove(AsksTwice, Part("f.inner", ("f.inner",)), batch=ROWS, second_batch=ROWS[:3]).ok
+
+
+class SwitchesItselfOn(nn.Module):
+    """Turns torch's fused layers on before it uses them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(self.layer, 1, enable_nested_tensor=False)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.backends.mha.set_fastpath_enabled(True)
+        return self.head(self.encoder(x)[:, 0])
+
+
+def test_fused_layers_that_the_model_switches_on_stay_off() -> None:
+    model = SwitchesItselfOn().eval()
+    called: list[str] = []
+    model.encoder.layers[0].linear1.register_forward_hook(lambda *_: called.append("linear1"))
+    rows = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
+    before = torch.backends.mha.get_fastpath_enabled()
+    with torch.no_grad(), slow_paths():
+        model(rows)
+    assert called == ["linear1"]
+    assert torch.backends.mha.get_fastpath_enabled() == before

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Leaf", "Probe", "Seen", "call_model", "leaves", "probe", "rebuilt", "slow_paths", "structure_of"]
+__all__ = ["Leaf", "Probe", "Seen", "call_model", "kinds", "leaves", "probe", "rebuilt", "slow_paths", "structure_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ class Seen:
         outputs: Tensors it gave.
         structure: Its output with each tensor replaced by its place among `outputs`.
         beside_input: Whether its output is added to its own input.
+        unlike: Source line of a call that gave another structure than the first one, "" where none did.
     """
 
     calls: int
@@ -73,6 +74,7 @@ class Seen:
     outputs: tuple[Leaf, ...]
     structure: Any
     beside_input: bool = False
+    unlike: str = ""
 
     @property
     def gives_output(self) -> bool:
@@ -153,17 +155,31 @@ def rebuilt(structure: Any, tensors: Sequence[Any]) -> Any:
     return structure
 
 
+def kinds(structure: Any) -> Any:
+    """Return a structure without what numbers and words it holds: what two calls of one module have in common."""
+    if isinstance(structure, Mapping):
+        return {key: kinds(one) for key, one in structure.items()}
+    if isinstance(structure, tuple | list):
+        return type(structure).__name__, [kinds(one) for one in structure]
+    return type(structure).__name__ if isinstance(structure, bool | int | float | str) else structure
+
+
 @contextmanager
 def slow_paths() -> Generator[None]:
-    """Switch off torch's fused transformer layers, which call none of the modules inside them."""
+    """Keep torch from its fused transformer layers, which call none of the modules inside them.
+
+    What the layers ask is replaced, not what they are told: a model may switch them on by itself.
+    """
     import torch
 
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    mha = torch.backends.mha
+    asked, before = mha.get_fastpath_enabled, mha.get_fastpath_enabled()
+    mha.get_fastpath_enabled = lambda: False
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        mha.get_fastpath_enabled = asked
+        mha.set_fastpath_enabled(before)
 
 
 def probe(model: nn.Module, batch: Any, *, second_batch: Any = None, seed: int = 0) -> Probe:
@@ -194,6 +210,7 @@ def probe(model: nn.Module, batch: Any, *, second_batch: Any = None, seed: int =
             outputs=_with_batch(one.outputs, other.outputs if other else None, alone=second is None),
             structure=one.structure,
             beside_input=one.beside,
+            unlike=one.unlike,
         )
     places = {path for path, _ in model.named_modules(remove_duplicate=False) if path}
     sizes = [next((int(tensor.shape[0]) for tensor in leaves(b) if tensor.ndim), 0) for b in (batch, second_batch)]
@@ -208,6 +225,7 @@ class _Observed:
     outputs: list[Leaf] = field(default_factory=list[Leaf])
     structure: Any = None
     beside: bool = False
+    unlike: str = ""
 
 
 def _leaf(tensor: torch.Tensor, given: Sequence[torch.Tensor] = ()) -> Leaf:
@@ -269,6 +287,8 @@ def _watch(module: nn.Module, path: str, found: dict[str, _Observed], trail: Tra
         if one.calls == 1:
             one.outputs = [_leaf(tensor, given) for tensor in made]
             one.structure = structure_of(output)
+        elif not one.unlike and kinds(structure_of(output)) != kinds(one.structure):
+            one.unlike = one.sites[-1] or "a later call"
         trail.leave(path, given, made)
 
     module.register_forward_pre_hook(before, with_kwargs=True)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mlsysopt.core.errors import UsageError
 from mlsysopt.design.ablate.cost import Counted, counting
-from mlsysopt.design.ablate.probe import Probe, call_model, leaves, probe, slow_paths, structure_of
+from mlsysopt.design.ablate.probe import Probe, call_model, kinds, leaves, probe, slow_paths, structure_of
 from mlsysopt.design.ablate.select import Part, unwrapped
 from mlsysopt.design.ablate.standins import Ghost, Refused, StandIn
 from mlsysopt.design.ablate.surgery import NeverCalled, Removal, places, put, remove
@@ -326,15 +326,7 @@ def _double(value: Any) -> Any:
 
 def _outline(output: Any) -> tuple[str, list[tuple[int, ...]]]:
     """Return the structure of an output, without what numbers it holds, and the shapes of its tensors."""
-    return repr(_kinds(structure_of(output))), [tuple(tensor.shape) for tensor in leaves(output)]
-
-
-def _kinds(structure: Any) -> Any:
-    if isinstance(structure, Mapping):
-        return {key: _kinds(one) for key, one in structure.items()}
-    if isinstance(structure, tuple | list):
-        return type(structure).__name__, [_kinds(one) for one in structure]
-    return type(structure).__name__ if isinstance(structure, bool | int | float | str) else structure
+    return repr(kinds(structure_of(output))), [tuple(tensor.shape) for tensor in leaves(output)]
 
 
 def _calls(runs: _Runs, seen: Probe, paths: list[str]) -> Iterator[Finding]:

@@ -127,6 +127,11 @@ def places(model: nn.Module, part: Part, seen: Probe) -> list[str]:
         if path in seen.seen:
             if seen.seen[path].gives_output:
                 raise Refused(f"{path} gives the model's output: without it there is none", seen.seen[path].sites[0])
+            if seen.seen[path].unlike:
+                raise Refused(
+                    f"{path} gives another structure in a later call: no one stand-in is right for both",
+                    seen.seen[path].unlike,
+                )
             found.append(path)
             continue
         inner = [one for one in seen.seen if one.startswith(f"{path}.")]
