@@ -120,7 +120,7 @@ def _set_left_out(bank: Bank) -> float:
     hits = 0
     for name, case in zip(sets, bank.cases, strict=True):
         rest = Bank(tuple(other for other, theirs in zip(bank.cases, sets, strict=True) if theirs != name))
-        low, high = rest.interval(case.forecast_s, case.rho, case.s_fit)
+        low, high = rest.nearest(case.trainer).interval(case.forecast_s, case.rho, case.s_fit)
         hits += low <= case.truth_s <= high
     return hits / len(bank.cases)
 

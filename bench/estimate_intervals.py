@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "estimate_intervals",
         "90 % intervals from the shipped bank hold on shapes it has never seen, and are no wider than 2.5x",
         f"the shipped bank, {len(bank.cases)} cases: {bank.about}",
-        f"recorded samples and truths of the test shapes, at most {LARGEST_BYTES:,} bytes; nothing is trained",
+        f"recorded samples and truths of the test shapes, at most {LARGEST_BYTES:,} bytes, against the bank's "
+        "cases of the same trainer; nothing is trained",
     )
     if not given.recorded.exists():
         return bench.missing(f"{given.recorded} (python -m bench.estimate_accuracy --record)")
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     inside: dict[str, list[bool]] = {}
     widths: list[float] = []
     for one in found:
-        forecast = one.forecast(bank)
+        forecast = one.forecast(bank.nearest(one.record.name))
         # An interval is for the seconds that a user will see.
         hit = forecast.low <= one.timed_s <= forecast.high
         inside.setdefault(one.question, []).append(hit)
@@ -78,7 +79,7 @@ def _leave_one_shape_out(bank: Bank) -> float:
         rest = Bank(tuple(case for case in bank.cases if not case.shape.startswith(shape)))
         for case in bank.cases:
             if case.shape.startswith(shape):
-                low, high = rest.interval(case.forecast_s, case.rho, case.s_fit)
+                low, high = rest.nearest(case.trainer).interval(case.forecast_s, case.rho, case.s_fit)
                 hits.append(low <= case.truth_s <= high)
     return statistics.mean(hits)
 

@@ -125,6 +125,11 @@ class Bank:
         """Return the cases of one trainer."""
         return Bank(tuple(case for case in self.cases if case.trainer == trainer), f"{self.about}, {trainer} only")
 
+    def nearest(self, trainer: str) -> Bank:
+        """Return the cases of one trainer, or all of them where these are too few for an interval."""
+        alone = self.of(trainer)
+        return alone if len(alone.cases) >= OWN_FROM else self
+
     def to_json(self, *, machine_key: str | None = None) -> str:
         """Return it as text, one case a line."""
         head = json.dumps({**artefact_header(_FORMAT, 1, machine=machine_key), "about": self.about})[:-1]
@@ -185,17 +190,15 @@ def bank_for(trainer: str, *, calibrated: bool = True) -> tuple[Bank, str]:
         calibrated: Whether the shipped bank holds this trainer; a declared one uses all of it.
     """
     own, ours = own_cases(), shipped()
-    for bank, words in (
-        (own.of(trainer), f"of {trainer}: {own.about}"),
-        # Another trainer on this machine is nearer than the same one elsewhere.
-        (own, f"of all trainers: {own.about}"),
-        (ours.of(trainer), f"of {trainer}: {ours.about}"),
-    ):
-        if len(bank.cases) >= OWN_FROM:
-            return bank, f"{len(bank.cases)} cases {words}"
-    if calibrated and ours.of(trainer).cases:
-        return ours, f"{len(ours.cases)} cases of all trainers: {ours.about}"
-    return ours, f"not calibrated for this trainer; {len(ours.cases)} cases of others: {ours.about}"
+    # Another trainer on this machine is nearer than the same one elsewhere.
+    source = own if len(own.cases) >= OWN_FROM else ours
+    bank = source.nearest(trainer) if calibrated or source is own else source
+    number = len(bank.cases)
+    if bank is not source:
+        return bank, f"{number} cases of {trainer}: {source.about}"
+    if source is own or (calibrated and ours.of(trainer).cases):
+        return bank, f"{number} cases of all trainers: {source.about}"
+    return bank, f"not calibrated for this trainer; {number} cases of others: {source.about}"
 
 
 def _own_path() -> Path:
