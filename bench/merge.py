@@ -8,7 +8,7 @@ Nobody types a figure by hand: both are generated from what the benches wrote.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +58,21 @@ def results_page(records: Sequence[Record]) -> str:
 
 
 def summary(records: Sequence[Record]) -> str:
-    """Return the README's table: one row per bench that states a headline."""
+    """Return the README's table: one row per room, in it a line for each bench that states a headline."""
+    rooms: dict[str, list[Record]] = {}
+    for record in records:
+        if record["headline"]:
+            rooms.setdefault(record["bench"].partition("_")[0], []).append(record)
     rows = [
         [
-            f"`{record['bench']}`",
-            _text(record["headline"]),
-            _text(record["peer"]),
-            _bars(record["bars"]),
-            record["date"],
-            _machine(record),
+            room,
+            _lines(f"`{one['bench']}`: {_text(one['headline'])} ({_bars(one['bars'])})" for one in found),
+            _lines(_text(one["peer"]) for one in found),
+            _lines(f"{one['date']}, {_machine(one)}" for one in found),
         ]
-        for record in records
-        if record["headline"]
+        for room, found in rooms.items()
     ]
-    return _table(["bench", "measured", "against", "bars met", "date", "machine"], rows)
+    return _table(["room", "measured (bars met)", "against", "date and machine"], rows)
 
 
 def between_markers(text: str, table: str) -> str:
@@ -92,6 +93,11 @@ def _bars(bars: Sequence[Record]) -> str:
     must = [bar for bar in bars if bar["must"]]
     missed = [bar["name"] for bar in must if not bar["passed"]]
     return f"{len(must) - len(missed)} of {len(must)}" + (f", missed: {', '.join(missed)}" if missed else "")
+
+
+def _lines(texts: Iterable[str]) -> str:
+    """Return each text once, a line of its own within one cell."""
+    return "<br>".join(dict.fromkeys(texts))
 
 
 def _verdict(bar: Record) -> str:

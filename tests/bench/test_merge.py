@@ -40,7 +40,10 @@ def test_results_show_failures_and_keep_cells_apart() -> None:
     assert "| core.1 | nan | >= 0.9 | **fail** |  |" in page
     assert "| core.2 | 2 | <= 1 | **fail** (stretch) | x |" in page
     assert "A \\| B, 2 cores, 24 GiB" in merge.summary([RECORD])
-    assert "| 0 of 1, missed: core.1 |" in merge.summary([RECORD])
+    assert "(0 of 1, missed: core.1)" in merge.summary([RECORD])
+    two = merge.summary([RECORD, {**RECORD, "bench": f"{RECORD['bench']}_again"}])
+    # One row per room, a line for each bench; what both have in common stands once.
+    assert two.count("\n") == 3 and two.count("0 of 1") == 2 and two.count("2 cores") == 1
     assert merge.summary([{**RECORD, "headline": ""}]).count("\n") == 2
 
 
