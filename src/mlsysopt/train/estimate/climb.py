@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -233,9 +232,9 @@ def answer(
             loaded_bytes=peak.process + peak.loaded + peak.other,
             bank=bank,
         )
-    # Where the machine stands now, against where it stood when the samples were timed.
+    # A machine that is slower now than at any sample; paces that the samples saw are in their mean.
     paces = [one.pace_s for one in climb.samples if one.pace_s > 0]
-    change = clock.pace() / statistics.mean(paces) if paces else 1.0
+    change = max(1.0, clock.pace() / max(paces)) if paces else 1.0
     ratio = sum(one.wall_s for one in climb.samples) / sum(one.cpu_s for one in climb.samples) * change
     verdict, reasons = verdict_of(forecast, climb.just or 0.0, peak, room, within_s, ratio)
     return Estimate(
