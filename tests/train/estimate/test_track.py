@@ -212,3 +212,24 @@ def write(text: Any) -> None:
     import sys
 
     sys.stdout.write(text)
+
+
+@pytest.mark.parametrize("noise", [0.03, 0.06, 0.15])
+def test_a_slower_machine_is_noticed_after_three_epochs_however_noisy(noise: float) -> None:
+    rng = np.random.default_rng(0)
+    off, steady = [], []
+    for _ in range(200):
+        epochs = 0.1 * np.exp(noise * rng.standard_normal(40))
+        clock, slowed = EpochClock(0.1, 0.25), epochs.copy()
+        for seconds in epochs[:20]:
+            clock.add(seconds)
+        steady.append(abs(clock.left(20)[0] / epochs[20:].sum() - 1))
+        # It slows down in the middle of one epoch.
+        slowed[20] *= 1 + 0.7 * rng.random()
+        slowed[21:] *= 1.7
+        for seconds in slowed[20:23]:
+            clock.add(seconds)
+        off.append(abs(clock.left(17)[0] / slowed[23:].sum() - 1))
+    assert np.median(off) < max(0.06, 1.2 * noise)
+    # And where nothing happens, noise is not taken for news.
+    assert np.median(steady) < max(0.02, 0.35 * noise)

@@ -25,6 +25,8 @@ _EPOCH_NOISE = 0.06
 _FORGET = 0.9
 # An epoch so many standard errors off its prediction is news about the machine, not noise.
 _SURPRISE = 4.0
+# Two in a row that are half as surprising, on the same side, are as rare as one of those.
+_LEAN = 2.0
 _AFTER_SURPRISE = 0.03
 _LEAST_SPREAD = 0.02
 
@@ -73,6 +75,7 @@ class EpochClock:
         self._forget = forget
         self._noise = _EPOCH_NOISE
         self._mixed = False
+        self._leaning = 0.0
         self.epochs = 0
 
     @property
@@ -90,7 +93,9 @@ class EpochClock:
         seen = math.log(max(seconds, 1e-9))
         miss = seen - self._mean
         expected = math.hypot(self.spread, self._noise)
-        surprised = self.epochs > 0 and abs(miss) > _SURPRISE * expected
+        leaning = math.copysign(1.0, miss) if abs(miss) > _LEAN * expected else 0.0
+        again = leaning != 0.0 and leaning == self._leaning
+        surprised = self.epochs > 0 and (abs(miss) > _SURPRISE * expected or again)
         # What was believed is worth less with every epoch, and next to nothing after a jump; so is the epoch
         # that jumped, since the machine changed somewhere in the middle of it.
         prior = self._precision * (_AFTER_SURPRISE if surprised or self._mixed else self._forget)
@@ -100,7 +105,8 @@ class EpochClock:
         if not surprised and not self._mixed and self.epochs:
             # Slowly, and never to nothing: three equal epochs prove no clockwork.
             self._noise = math.sqrt(max(_LEAST_SPREAD**2, 0.8 * self._noise**2 + 0.2 * min(miss**2, 0.09)))
-        self._mixed = surprised and not self._mixed
+        self._mixed = surprised and not again and not self._mixed
+        self._leaning = 0.0 if surprised else leaning
         self.epochs += 1
 
     def left(self, epochs: float) -> tuple[float, float, float]:
