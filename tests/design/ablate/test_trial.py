@@ -15,7 +15,8 @@ from mlsysopt.core.executors import Local
 from mlsysopt.design.ablate.deltas import Component, Row
 from mlsysopt.design.ablate.kit import Kit, load, save
 from mlsysopt.design.ablate.options import Unusable, read_metrics
-from mlsysopt.design.ablate.trial import TrialSpec, data_rng, in_worker, run_trial, seeded
+from mlsysopt.design.ablate.streams import data_rng, seeded
+from mlsysopt.design.ablate.trial import TrialSpec, in_worker, run_trial
 
 
 def net() -> torch.nn.Module:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mlsysopt.design.ablate.builder import Study, study
     from mlsysopt.design.ablate.plan import Plan
     from mlsysopt.design.ablate.result import Result, RowResult
-    from mlsysopt.design.ablate.trial import data_rng
+    from mlsysopt.design.ablate.streams import data_rng
     from mlsysopt.design.ablate.verdict import Rule
 
 __all__ = ["Plan", "Result", "RowResult", "Rule", "Study", "data_rng", "study"]
@@ -23,7 +23,7 @@ __getattr__, __dir__ = lazy(
         "RowResult": "mlsysopt.design.ablate.result",
         "Rule": "mlsysopt.design.ablate.verdict",
         "Study": "mlsysopt.design.ablate.builder",
-        "data_rng": "mlsysopt.design.ablate.trial",
+        "data_rng": "mlsysopt.design.ablate.streams",
         "study": "mlsysopt.design.ablate.builder",
     },
 )

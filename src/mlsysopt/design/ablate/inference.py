@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from mlsysopt.core.errors import MeasureError
 from mlsysopt.design.ablate.deltas import Row
 from mlsysopt.design.ablate.result import Result
-from mlsysopt.design.ablate.trial import build, seeded
+from mlsysopt.design.ablate.streams import seeded
+from mlsysopt.design.ablate.trial import build
 
 if TYPE_CHECKING:
     from mlsysopt.design.ablate.builder import Study

@@ -16,6 +16,7 @@ import cloudpickle
 import numpy as np
 
 from mlsysopt.core.errors import StudyError
+from mlsysopt.design.ablate.streams import seeded
 
 __all__ = ["Kit", "load", "save"]
 
@@ -52,7 +53,6 @@ class Kit:
         """Return the probe of the base model, made once."""
         if self._probe is None:
             from mlsysopt.design.ablate.probe import probe
-            from mlsysopt.design.ablate.trial import seeded
 
             with seeded(0):
                 self._probe = probe(self.make_model(), self.batch, second_batch=self.second_batch, seed=0)

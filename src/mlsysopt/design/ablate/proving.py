@@ -9,7 +9,7 @@ from mlsysopt.core.errors import StudyError
 from mlsysopt.design.ablate.batches import two_batches
 from mlsysopt.design.ablate.deltas import Component
 from mlsysopt.design.ablate.plan import PlanRow
-from mlsysopt.design.ablate.trial import seeded
+from mlsysopt.design.ablate.streams import seeded
 
 if TYPE_CHECKING:
     from mlsysopt.design.ablate.builder import Study

@@ -14,7 +14,8 @@ from mlsysopt.design.ablate.deltas import BASE, Component, Row
 from mlsysopt.design.ablate.designs import Question
 from mlsysopt.design.ablate.result import Result
 from mlsysopt.design.ablate.running import Trainer
-from mlsysopt.design.ablate.trial import TrialSpec, build, seeded
+from mlsysopt.design.ablate.streams import seeded
+from mlsysopt.design.ablate.trial import TrialSpec, build
 from mlsysopt.design.ablate.verdict import HARMFUL, LOOKS, NEGLIGIBLE, Rule
 
 if TYPE_CHECKING:

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import inspect
 import os
-import random
 import resource
 import sys
 import time
 import traceback
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from mlsysopt.core.processes.memory import forget_peak, peak_rss_bytes
-from mlsysopt.core.seeds import seed_sequence
 from mlsysopt.design.ablate import kit as kits
 from mlsysopt.design.ablate.deltas import Row, combined, take_fraction
 from mlsysopt.design.ablate.kit import Kit
 from mlsysopt.design.ablate.options import Unusable, read_metrics
 from mlsysopt.design.ablate.probe import slow_paths
+from mlsysopt.design.ablate.streams import seed_all, seeded
 
-__all__ = ["TrialSpec", "build", "data_rng", "in_worker", "run_trial", "seeded"]
+__all__ = ["TrialSpec", "build", "in_worker", "run_trial"]
 
 _TAIL_LINES = 20
 
@@ -36,43 +33,6 @@ class TrialSpec:
     row: Row
     seed: int
     again: bool = False
-
-
-def data_rng(seed: int) -> np.random.Generator:
-    """Return the generator for the order of the data.
-
-    It is apart from the streams that torch and numpy draw from: a removed dropout layer does not
-    reshuffle the batches.
-
-    >>> int(data_rng(3).integers(1000)) == int(data_rng(3).integers(1000))
-    True
-    """
-    return np.random.default_rng(seed_sequence(seed, "data order"))
-
-
-@contextmanager
-def seeded(seed: int) -> Generator[None]:
-    """Set the global streams of random, numpy and torch, and put them back afterwards."""
-    torch: Any = sys.modules.get("torch")
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state() if torch else None  # noqa: NPY002
-    _seed_all(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
-        torch = sys.modules.get("torch")
-        if torch is not None and before[2] is not None:
-            torch.set_rng_state(before[2])
-
-
-def _seed_all(seed: int) -> None:
-    state = int(seed_sequence(seed, "training").generate_state(1)[0])
-    random.seed(state)
-    np.random.seed(state)  # noqa: NPY002
-    torch: Any = sys.modules.get("torch")
-    if torch is not None:
-        torch.manual_seed(state)
 
 
 def build(kit: Kit, row: Row, seed: int) -> tuple[Any, Any, dict[str, Any]]:
@@ -124,7 +84,7 @@ def run_trial(kit: Kit, spec: TrialSpec) -> dict[str, Any]:
         with seeded(spec.seed), slow_paths() if "torch" in sys.modules else nullcontext():
             model, data, options = build(kit, spec.row, spec.seed)
             # Stand-ins may have drawn numbers: training starts from the same state in every row.
-            _seed_all(spec.seed)
+            seed_all(spec.seed)
             before = time.process_time()
             returned = kit.train(model, data, seed=spec.seed, **options)
             train_cpu = time.process_time() - before
