@@ -61,7 +61,7 @@ class Case:
         """How wrong the forecast was, in units of how wrong it was expected to be.
 
         >>> round(Case("svd", "a", truth_s=2.0, forecast_s=1.0, rho=1.0, s_fit=0.5).score, 3)
-        1.386
+        1.287
         """
         return math.log(self.truth_s / self.forecast_s) / scale_of(self.rho, self.s_fit)
 
@@ -96,7 +96,7 @@ class Bank:
 
         >>> bank = Bank(tuple(Case("t", "s", truth, 1.0, 1.0, 1.0) for truth in (0.5, 1.0, 2.0)))
         >>> [round(q, 3) for q in bank.quantiles(0.5)]
-        [-0.693, 0.693]
+        [-0.68, 0.68]
         >>> bank.quantiles(0.9)
         (-inf, inf)
         """
