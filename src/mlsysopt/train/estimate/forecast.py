@@ -356,8 +356,7 @@ def fit(
     seconds = float(white.terms.columns(full, asked) @ white.coefficients)
     if predictor == "average":
         seconds = math.sqrt(seconds * rivals.log_log(samples, full, asked))
-    held = known.expected(record.name, white.terms.texts) is not None
-    picked = automatic(samples) if white.rolling_error > FLAG and not held else None
+    picked = automatic(samples) if white.rolling_error > FLAG and not white.held else None
     cases, calibration = (bank, bank.about) if bank is not None else bank_for(record.name, calibrated=calibrated)
     forecast = Forecast(
         trainer=record.name,

@@ -85,10 +85,13 @@ class Typical:
         """
         try:
             content: dict[str, Any] = json.loads(text)
-            read_header(content, _FORMAT, 1)
+        except ValueError as error:
+            raise ArtefactError(f"this is no {_FORMAT} file: {error}") from None
+        read_header(content, _FORMAT, 1)
+        try:
             rows = {(row["trainer"], tuple(row["seconds"])): tuple(row["seconds"].values()) for row in content["rows"]}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ArtefactError(f"this is no {_FORMAT} file, or a damaged one: {error}") from None
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ArtefactError(f"this {_FORMAT} file is damaged: {error}") from None
         return cls(rows, str(content.get("about", "")))
 
 

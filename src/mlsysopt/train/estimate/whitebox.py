@@ -48,11 +48,13 @@ class WhiteBox:
         terms: The terms.
         coefficients: CPU seconds per unit of each term, shape (k,).
         rolling_error: Root mean square of ln(predicted / true) over the latest rungs.
+        held: Whether the coefficients were held near their typical proportions.
     """
 
     terms: Terms
     coefficients: Floats
     rolling_error: float
+    held: bool = False
 
 
 def completed(terms: Sequence[str]) -> Terms:
@@ -84,12 +86,13 @@ def fitted(
     seconds = np.array([sample.cpu_s for sample in samples])
     own = np.array([sample.weight for sample in samples])
     expected = typical.expected(trainer, known.texts)
-    if expected is not None and np.all(phi @ expected > 0):
+    held = expected is not None and bool(np.all(phi @ expected > 0))
+    if expected is not None and held:
         fit: _Fit = partial(_near, expected)
     else:
         most = np.array([_MOST_WALKS if _is_walk(known.uses(k)) else np.inf for k in range(len(known))])
         fit = partial(_fit, most=most)
-    return WhiteBox(known, fit(phi, seconds, own), _rolling(phi, seconds, own, _rungs(samples), fit))
+    return WhiteBox(known, fit(phi, seconds, own), _rolling(phi, seconds, own, _rungs(samples), fit), held)
 
 
 def automatic(samples: Sequence[Sample]) -> WhiteBox:
@@ -122,12 +125,16 @@ def _is_walk(names: frozenset[str]) -> bool:
 
 
 def _fit(phi: Floats, seconds: Floats, own: Floats, *, most: Floats | None = None) -> Floats:
-    return fit_nonnegative(phi, seconds, weights=own * np.sqrt(seconds / seconds.mean()), most=most)
+    return fit_nonnegative(phi, seconds, weights=_weights(seconds, own), most=most)
 
 
 def _near(expected: Floats, phi: Floats, seconds: Floats, own: Floats) -> Floats:
-    weights = own * np.sqrt(seconds / seconds.mean())
+    weights = _weights(seconds, own)
     return fit_near(phi, seconds, expected, weights=weights, strength=_STRENGTH, outlier=_OUTLIER)
+
+
+def _weights(seconds: Floats, own: Floats) -> Floats:
+    return own * np.sqrt(seconds / seconds.mean())
 
 
 def _rungs(samples: Sequence[Sample]) -> list[npt.NDArray[np.intp]]:
