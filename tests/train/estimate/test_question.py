@@ -229,8 +229,9 @@ def test_the_budget_bounds_what_is_spent() -> None:
 
 
 def test_a_budget_that_buys_nothing_is_told_with_one_that_does() -> None:
+    # The smallest rung alone takes most of the second, on any machine: what is burned is time.
     def fit(data: Any, *, n_factors: int = 8, n_epochs: int = 10) -> None:
-        burn(2e-4 * len(data))
+        burn(1e-3 * len(data))
 
     with pytest.raises(SamplingFailed, match="a forecast needs 3: give --budget 3s"):
         ask(replace(planted, fit=fit), budget="1s")
