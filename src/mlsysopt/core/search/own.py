@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mlsysopt.core.space import Space
 
-__all__ = ["auto", "cmaes", "gp", "icm", "nsga2", "qmc", "random", "structured", "tpe"]
+__all__ = ["auto", "cmaes", "ddpg", "dds", "gp", "icm", "nsga2", "qmc", "random", "structured", "td3", "tpe"]
 
 STARTS = 6
 """The default and five Sobol points come first; after them every sampler trusts its model."""
@@ -87,6 +87,18 @@ def _of_icm() -> list[Reference]:
     from mlsysopt.core.search.icm import ICMSampler
 
     return [*ICMSampler.references, OPTUNA]
+
+
+def _of_dds() -> list[Reference]:
+    from mlsysopt.core.search.dds import DDSSampler
+
+    return [*DDSSampler.references, OPTUNA]
+
+
+def _of_actor_critic() -> list[Reference]:
+    from mlsysopt.core.search.actor_critic import ActorCriticSampler
+
+    return [*ActorCriticSampler.references, OPTUNA]
 
 
 def based_on(found: Sequence[Reference] | Callable[[], Sequence[Reference]]) -> Callable[[F], F]:
@@ -161,6 +173,30 @@ def icm(*, space: Space, seed: int, knowledge: Knowledge | None = None) -> BaseS
     from mlsysopt.core.search.icm import ICMSampler
 
     return _needing("botorch", lambda: ICMSampler(space=space, seed=seed, knowledge=knowledge))
+
+
+@based_on(_of_dds)
+def dds(*, space: Space, seed: int) -> BaseSampler:
+    """Dynamically dimensioned search: a greedy walk that moves ever fewer knobs."""
+    from mlsysopt.core.search.dds import DDSSampler
+
+    return DDSSampler(space=space, seed=seed, n_startup=STARTS)
+
+
+@based_on(_of_actor_critic)
+def td3(*, space: Space, seed: int) -> BaseSampler:
+    """Reinforcement learning: an actor and two critics."""
+    from mlsysopt.core.search.actor_critic import ActorCriticSampler
+
+    return ActorCriticSampler(space=space, seed=seed, variant="td3", n_startup=STARTS)
+
+
+@based_on(_of_actor_critic)
+def ddpg(*, space: Space, seed: int) -> BaseSampler:
+    """Reinforcement learning: an actor and one critic."""
+    from mlsysopt.core.search.actor_critic import ActorCriticSampler
+
+    return ActorCriticSampler(space=space, seed=seed, variant="ddpg", n_startup=STARTS)
 
 
 @based_on(_of_structured)
