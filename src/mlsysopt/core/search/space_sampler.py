@@ -50,6 +50,9 @@ class SpaceSampler(BaseSampler):
             None means 8, for random search 64 (so that it stays uniform in most spaces), and 0 for
             Optuna's GP, which fits its model again for every answer and would give nearly the same.
 
+    Attributes:
+        history: Which configurations trials have; a sampler around this one tells it what became of a proposal.
+
     Never proposes an invalid configuration; never one of a finished, running or waiting trial as long as
     the space has others.
 
@@ -68,7 +71,7 @@ class SpaceSampler(BaseSampler):
         self.base, self.space = base, space
         self.reasks = _default_reasks(base) if reasks is None else reasks
         self._seed = int(seed)
-        self._history = _History(space)
+        self.history = Tried(space)
 
     def __str__(self) -> str:
         return f"SpaceSampler({self.base})"
@@ -120,7 +123,7 @@ class SpaceSampler(BaseSampler):
         return self.base.sample_independent(study, trial, param_name, param_distribution)
 
     def _propose(self, study: Study, trial: FrozenTrial, own: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-        taken = self._history.taken(study, trial.number)
+        taken = self.history.taken(study, trial.number)
         fixed = {name: value for name, value in trial.system_attrs.get("fixed_params", {}).items() if name in own}
         inferred = self.base.infer_relative_search_space(study, trial)
         together = {name: _relaxed(one) for name, one in inferred.items() if own.get(name) == one}
@@ -147,7 +150,7 @@ class SpaceSampler(BaseSampler):
                 chosen = self._around_fixed(proposals[0], fixed, rng)
             else:
                 chosen = self._fresh(self.space.repair(proposals[0]), taken, rng)
-        self._history.remember(trial.number, self.space.canonical(chosen))
+        self.history.remember(trial.number, self.space.canonical(chosen))
         return chosen
 
     def _ask(
@@ -221,7 +224,7 @@ class SpaceSampler(BaseSampler):
         return found[int(np.argmin(far))]
 
 
-class _History:
+class Tried:
     """Which configurations trials have, read once per finished trial."""
 
     def __init__(self, space: Space) -> None:
