@@ -16,7 +16,7 @@ from mlsysopt.core.errors import MlsysoptError, PluginError, UsageError, near_mi
 
 __all__ = ["Group", "blame", "load", "names", "origin"]
 
-Group = Literal["mlsysopt.targets", "mlsysopt.samplers", "mlsysopt.ops", "mlsysopt.trainers"]
+Group = Literal["mlsysopt.targets", "mlsysopt.servers", "mlsysopt.samplers", "mlsysopt.ops", "mlsysopt.trainers"]
 
 
 def names(group: Group) -> list[str]:

@@ -7,7 +7,7 @@ never an exception. An exception that leaves `Session.measure` is a defect of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ __all__ = [
     "Measurement",
     "Metric",
     "Outcome",
+    "Prober",
     "Purpose",
     "Session",
     "Target",
@@ -143,6 +144,28 @@ class Session(Protocol):
             seed: Seed of this run; 1 <= seed < 2**31.
             fidelity: Share of the full work, 0 < fidelity <= 1.
             timeout_s: Time-out of this run; None means the session's own.
+        """
+        ...
+
+
+@runtime_checkable
+class Prober(Session, Protocol):
+    """A session that can also try, without any load, whether a configuration works at all.
+
+    A target whose sessions are probers says so by `learns_validity = True`.
+    """
+
+    def probe(self, config: Config, *, timeout_s: float | None = None) -> Outcome:
+        """Try one configuration; a measurement without metrics means that it starts."""
+        ...
+
+    def diagnose(self, config: Config, failure: Failure, probe: Callable[[Config], Outcome]) -> Sequence[str]:
+        """Find out by probes which parameters made a configuration fail; empty when that cannot be said.
+
+        Args:
+            config: What failed.
+            failure: How it failed.
+            probe: `probe` of this session, recorded; raises `TimeoutError` when no more may be spent.
         """
         ...
 

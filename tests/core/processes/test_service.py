@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from mlsysopt.core.errors import InfrastructureError, MissingProgram, ProcessError, UsageError
-from mlsysopt.core.processes import Service, Stack, descendants, free_port, service
+from mlsysopt.core.processes import NotReadyInTime, Service, Stack, descendants, free_port, service
 from mlsysopt.core.processes.identity import start_ticks
 from mlsysopt.core.target import Limits
 
@@ -80,9 +81,44 @@ def test_a_server_that_says_nothing_is_named_all_the_same() -> None:
 
 def test_a_server_that_is_never_ready_is_stopped() -> None:
     sleeper = Service(["sleep", "60"], ready="never said", name="sleeper")
-    with pytest.raises(ProcessError, match=r"not ready after 0\.3 s \(waited for the log line 'never said'\)"):
+    with pytest.raises(NotReadyInTime, match=r"not ready after 0\.3 s \(waited for the log line 'never said'\)"):
         sleeper.start(0.3)
     assert not sleeper.running
+
+
+def test_one_that_died_is_told_from_one_that_was_not_ready_in_time() -> None:
+    assert issubclass(NotReadyInTime, ProcessError)
+    with pytest.raises(ProcessError) as died:
+        Service(["false"], ready="never said").start(10)
+    assert not isinstance(died.value, NotReadyInTime)
+    with pytest.raises(NotReadyInTime) as late:
+        Service(["sh", "-c", "echo still recovering; sleep 60"], ready="never said").start(0.3)
+    assert str(late.value).endswith("its last lines:\nstill recovering")
+
+
+def test_one_that_was_not_ready_in_time_may_have_less_time_to_end() -> None:
+    stubborn = ["sh", "-c", "trap '' TERM; sleep 60 & wait; wait"]
+    began = time.monotonic()
+    with pytest.raises(NotReadyInTime):
+        Service(stubborn, ready="never said", grace_s=60.0, unready_grace_s=0.1).start(0.3)
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_it_is_asked_to_stop_in_its_own_way(number: signal.Signals) -> None:
+    traps = " ".join(
+        f"trap 'echo got {one.name}; exit 7' {one.name[3:]};" for one in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+    )
+    asked = Service(["sh", "-c", f"{traps} echo up; sleep 60 & wait"], ready="up", stop_signal=number)
+    with asked:
+        pass
+    assert asked.log_tail().splitlines() == ["up", f"got {number.name}"]
+
+
+def test_asked_in_another_way_a_stubborn_one_is_killed_all_the_same() -> None:
+    deaf = Service(["sh", "-c", "trap '' INT; echo up; sleep 60 & wait"], ready="up", stop_signal=2, grace_s=0.1)
+    ended = deaf.start().stop()
+    assert ended is not None and ended.signal == signal.SIGKILL
 
 
 def test_a_server_that_ignores_the_request_to_end_is_killed() -> None:

@@ -14,14 +14,19 @@ _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def tree_cpu() -> float:
-    """Return user + system seconds used so far by this process, its finished and its living descendants.
+def tree_cpu(pid: int | None = None) -> float:
+    """Return user + system seconds used so far by a process, its finished and its living descendants.
+
+    Args:
+        pid: Root of the tree; None is this process.
 
     A difference of two calls is what happened in between, also for a child that was alive at the
     first call and had ended, and been waited for, at the second. Missed are children that nobody
     waited for and grandchildren that outlived their parent. On systems without `/proc`, living
     children count only once they have ended.
     """
+    if pid is not None:
+        return sum(_process_cpu(member) for member in [pid, *_descendants(pid)])
     return time.process_time() + _others_cpu()
 
 
@@ -70,8 +75,8 @@ def _descendants(pid: int) -> list[int]:
 def _children(pid: int) -> list[int]:
     """List children by the kernel's own list, which is kept per thread."""
     found: list[int] = []
-    with suppress(OSError):
-        for thread in os.scandir(f"/proc/{pid}/task"):
+    with suppress(OSError), os.scandir(f"/proc/{pid}/task") as threads:
+        for thread in threads:
             with suppress(OSError), open(f"{thread.path}/children") as listing:
                 found += [int(word) for word in listing.read().split()]
     return found
@@ -89,8 +94,9 @@ def _process_cpu(pid: int) -> float:
     except (OSError, IndexError, ValueError):
         return 0.0
     exact = 0
-    with suppress(OSError, IndexError, ValueError):
-        for thread in os.scandir(f"/proc/{pid}/task"):
-            with open(f"{thread.path}/schedstat") as counters:
+    with suppress(OSError), os.scandir(f"/proc/{pid}/task") as threads:
+        for thread in threads:
+            # One that has just ended must not hide those after it.
+            with suppress(OSError, IndexError, ValueError), open(f"{thread.path}/schedstat") as counters:
                 exact += int(counters.read().split()[0])
     return max(own / _TICKS, exact / 1e9) + waited / _TICKS

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mlsysopt.core.processes.ports import free_port
     from mlsysopt.core.processes.programs import apt_line, program
     from mlsysopt.core.processes.running import ChildResult, run_child
-    from mlsysopt.core.processes.service import Service, Stack
+    from mlsysopt.core.processes.service import NotReadyInTime, Service, Stack
     from mlsysopt.core.processes.slot import exclusive_slot
     from mlsysopt.core.processes.sweep import sweep_orphans
 
@@ -21,6 +21,7 @@ __all__ = [
     "Child",
     "ChildResult",
     "Ended",
+    "NotReadyInTime",
     "Service",
     "Stack",
     "apt_line",
@@ -42,6 +43,7 @@ __getattr__, __dir__ = lazy(
         "Child": "mlsysopt.core.processes.child",
         "ChildResult": "mlsysopt.core.processes.running",
         "Ended": "mlsysopt.core.processes.child",
+        "NotReadyInTime": "mlsysopt.core.processes.service",
         "Service": "mlsysopt.core.processes.service",
         "Stack": "mlsysopt.core.processes.service",
         "apt_line": "mlsysopt.core.processes.programs",

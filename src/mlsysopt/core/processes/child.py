@@ -30,6 +30,7 @@ from mlsysopt.core.errors import InfrastructureError, MissingProgram, ProcessErr
 from mlsysopt.core.processes.identity import start_ticks
 from mlsysopt.core.processes.ledger import Entry, current_ledger
 from mlsysopt.core.processes.memory import descendants
+from mlsysopt.core.processes.segments import remove_segments
 from mlsysopt.core.processes.strays import TOKEN
 from mlsysopt.core.processes.users import account, check_reachable
 from mlsysopt.core.target import Limits
@@ -154,6 +155,7 @@ class Child:
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(self.pid, signal.SIGKILL)
                 self._ended = self._reap()
+                remove_segments([self.pid], since=time.time() - (time.monotonic() - self.started_at))
         return self._ended
 
     def stop(self, *, grace_s: float = 2.0, signal_number: int = signal.SIGTERM) -> Ended:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import string
 import threading
 import time
@@ -21,7 +22,7 @@ from mlsysopt.core.processes.ports import LOOPBACK, answers, free_port, listens
 from mlsysopt.core.processes.users import account
 from mlsysopt.core.target import Limits
 
-__all__ = ["Ready", "Service", "Stack"]
+__all__ = ["NotReadyInTime", "Ready", "Service", "Stack"]
 
 log = logging.getLogger("mlsysopt.processes")
 
@@ -34,6 +35,10 @@ _TAIL_BYTES = 64 * 1024
 # Another process may take a port between the moment it was found free and the server's bind.
 _PORT_TRIES = 3
 _TAKEN = re.compile(r"address already in use|EADDRINUSE", re.IGNORECASE)
+
+
+class NotReadyInTime(ProcessError):
+    """A server still runs, but was not ready when its time was up."""
 
 
 class Service:
@@ -54,7 +59,9 @@ class Service:
         limits: Memory is watched as long as the server runs; the time-out is not used.
         files: Template file -> values. Each is written to the working folder, `.template` cut from its
             name, with `$name` replaced; `port` and `folder` need not be given.
-        grace_s: Seconds between TERM and KILL at the end.
+        grace_s: Seconds between the request to stop and KILL.
+        unready_grace_s: The same for a server that was not ready in time; None means `grace_s`.
+        stop_signal: What asks it to stop.
     """
 
     def __init__(
@@ -70,6 +77,8 @@ class Service:
         limits: Limits | None = None,
         files: Mapping[str | Path, Mapping[str, object]] | None = None,
         grace_s: float = 5.0,
+        unready_grace_s: float | None = None,
+        stop_signal: int = signal.SIGTERM,
     ) -> None:
         self.name = name or Path(str(argv[0])).name
         self._argv = [str(word) for word in argv]
@@ -79,7 +88,8 @@ class Service:
         self._env, self._cwd, self._user = env, cwd, user
         self._limits = limits or Limits()
         self._files = dict(files or {})
-        self._grace_s = grace_s
+        self._grace_s, self._stop_signal = grace_s, stop_signal
+        self._unready_grace_s = grace_s if unready_grace_s is None else unready_grace_s
         self._child: Child | None = None
         self._log: Path | None = None
         self._folder: Path | None = None
@@ -138,8 +148,8 @@ class Service:
         Raises:
             MissingProgram: no such program.
             InfrastructureError: the port is taken, the folder cannot be used.
-            ProcessError: it died before it was ready (said at once, with its last log lines), or is
-                not ready after `timeout_s`.
+            ProcessError: it died before it was ready (said at once, with its last log lines).
+            NotReadyInTime: it is not ready after `timeout_s`.
         """
         if self._child is not None:
             raise ProcessError(f"{self.name} runs already (process {self._child.pid})")
@@ -149,7 +159,7 @@ class Service:
                 break
             except MlsysoptError as error:
                 taken = isinstance(error, _PortTaken) or _TAKEN.search(self.log_tail()) is not None
-                self.stop()
+                self._end(self._unready_grace_s if isinstance(error, NotReadyInTime) else self._grace_s)
                 if taken and self._asked_port:
                     raise self._port_taken() from None
                 if not (taken and self._asked_port == 0 and tries_left):
@@ -165,11 +175,14 @@ class Service:
         Returns:
             How it ended; None when it did not run.
         """
+        return self._end(self._grace_s)
+
+    def _end(self, grace_s: float) -> Ended | None:
         child, self._child = self._child, None
         ended: Ended | None = None
         try:
             if child is not None:
-                ended = child.stop(grace_s=self._grace_s)
+                ended = child.stop(grace_s=grace_s, signal_number=self._stop_signal)
                 self.log_tail()
         finally:
             self._stack.close()
@@ -213,7 +226,7 @@ class Service:
                     f"its last lines:\n{self.log_tail(2) or '(it wrote nothing)'}"
                 )
             if time.monotonic() >= deadline:
-                raise ProcessError(
+                raise NotReadyInTime(
                     f"{self.name} is not ready after {timeout_s:g} s (waited for {self._waited_for()}); "
                     f"its last lines:\n{self.log_tail(2) or '(it wrote nothing)'}"
                 )

@@ -17,6 +17,7 @@ from mlsysopt.core.errors import ArtefactError
 from mlsysopt.core.places import read_header
 from mlsysopt.core.processes.identity import Owner, this_process
 from mlsysopt.core.processes.ledger import FORMAT, VERSION, ledger_folder
+from mlsysopt.core.processes.segments import remove_segments, started_at
 from mlsysopt.core.processes.strays import end_all
 from mlsysopt.core.processes.trees import remove_tree
 
@@ -72,6 +73,10 @@ def _sweep(path: Path, here: Owner) -> list[str]:
     if here.sees(owner):
         known = [(int(line["pid"]), int(line["ticks"])) for line in lines if line.get("kind") == "child"]
         swept += [f"process {stray.pid} ({stray.name})" for stray in end_all(known, token)]
+        if known:
+            since = min(started_at(ticks) for _, ticks in known)
+            gone = remove_segments([pid for pid, _ in known], since=since)
+            swept += [f"shared memory segment {one.id} of process {one.maker}" for one in gone]
     swept += [
         f"folder {line['path']}" for line in lines if line.get("kind") == "folder" and _remove(Path(line["path"]), line)
     ]

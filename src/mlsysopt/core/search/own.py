@@ -140,7 +140,7 @@ def cmaes(*, seed: int) -> BaseSampler:
     """Covariance matrix adaptation."""
     from optuna.samplers import CmaEsSampler
 
-    return _needing("cmaes", lambda: CmaEsSampler(seed=seed, n_startup_trials=STARTS))
+    return _needing("cmaes", lambda: CmaEsSampler(seed=seed, n_startup_trials=STARTS, warn_independent_sampling=False))
 
 
 @based_on([OPTUNA, BERGSTRA2012])

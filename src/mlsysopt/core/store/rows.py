@@ -23,7 +23,7 @@ __all__ = [
     "to_json",
 ]
 
-Role = Literal["baseline", "trial", "canary", "verify"]
+Role = Literal["baseline", "trial", "canary", "verify", "probe"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mlsysopt.core.errors import QuantityError, StudyError
 from mlsysopt.core.quantities import format_seconds, parse_quantity
+
+if TYPE_CHECKING:
+    import optuna
 
 __all__ = ["Budget"]
 
@@ -46,6 +50,19 @@ class Budget:
         if seconds <= 0:
             raise StudyError(f"budget {text!r}: the time must be positive")
         return cls(seconds=seconds)
+
+    def announce(self, study: optuna.Study, *, aside_s: float = 0.0) -> None:
+        """Write what trials may spend where samplers that pace themselves by it look.
+
+        Args:
+            study: Gets the user attribute `budget_trials` or `budget_s`.
+            aside_s: Seconds of the budget that are kept for something else.
+        """
+        key, value = "budget_trials", self.trials
+        if self.seconds is not None:
+            key, value = "budget_s", max(self.seconds - aside_s, 1e-3)
+        if study.user_attrs.get(key) != value:
+            study.set_user_attr(key, value)
 
     def text(self) -> str:
         """Return it for people."""

@@ -15,6 +15,7 @@ from mlsysopt.core.space import Space
 from mlsysopt.core.store import Store
 from mlsysopt.core.study.budget import Budget
 from mlsysopt.core.study.events import Event, EventKind, Listener
+from mlsysopt.core.study.learning import Learner
 from mlsysopt.core.study.measuring import Measurer
 from mlsysopt.core.study.rating import VALID, Pair, Rating
 from mlsysopt.core.study.telling import INTERVAL_Z, told
@@ -52,8 +53,15 @@ class TrialLoop:
         study: The Optuna study, with its sampler.
         space: What may be chosen.
         rating: Turns measurements into what is told.
-        worker: Number of this process in the study; worker 0 places the starting points.
+        worker: Number of this process in the study.
         spent_s: Seconds that earlier runs of this study used up.
+        clock: What a budget of time is counted by.
+        verifies: Whether time is set aside for a verification.
+        learner: Looks into failures; None leaves them as they are.
+
+    Attributes:
+        run_s: Seconds of one run of the default.
+        ask_cpu_s: CPU seconds that the sampler took so far, for proposals and for what it was told.
     """
 
     study: optuna.Study
@@ -69,29 +77,45 @@ class TrialLoop:
     tell_listener: Listener
     spent_s: float = 0.0
     clock: Callable[[], float] = time.monotonic
+    verifies: bool = True
+    learner: Learner | None = None
     run_s: float = 0.0
+    ask_cpu_s: float = 0.0
     _started: float = 0.0
+    _refusals: int = 0
 
     def prepare(self) -> None:
         """Measure the default and place the starting points: what must be there before the first trial."""
         self._started = self.clock()
+        self.sweep()
         self._baseline()
         self._check_budget()
-        if self.worker == 0:
+        self.budget.announce(self.study, aside_s=self._aside_s + BASELINE_RUNS * self.run_s)
+        # The slot: of several workers of this machine one is first; it may also be the heir of one that was killed.
+        with self.measurer.exclusive():
             self._place_starts()
 
     def run(self) -> None:
         """Run trials until the budget is spent."""
-        refusals = 0
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """Run one trial; False when the budget allows no other.
+
+        Raises:
+            StudyError: the sampler is plainly unable to find what the target's static limits allow.
+        """
+        if not self._may_start_another():
+            return False
+        self._refusals = 0 if self._one_trial() else self._refusals + 1
+        if self._refusals >= MOST_REFUSALS:
+            raise StudyError(
+                f"{self._refusals} proposals in a row broke a static limit of {self.target.name}; "
+                "declare that limit as a constraint of the space, or widen it"
+            )
         self.sweep()
-        while self._may_start_another():
-            refusals = 0 if self._one_trial() else refusals + 1
-            if refusals >= MOST_REFUSALS:
-                raise StudyError(
-                    f"{refusals} proposals in a row broke a static limit of {self.target.name}; "
-                    "declare that limit as a constraint of the space, or widen it"
-                )
-            self.sweep()
+        return True
 
     def sweep(self) -> None:
         """Mark the trials of dead workers as lost, and tell them."""
@@ -158,7 +182,7 @@ class TrialLoop:
         return self.spent_s + self.clock() - self._started
 
     def _check_budget(self) -> None:
-        if self.budget.seconds is None:
+        if self.budget.seconds is None or not self.verifies:
             return
         least = smallest_budget_s(self.run_s)
         if self.budget.seconds < least:
@@ -173,7 +197,12 @@ class TrialLoop:
         """Seconds left for trials, verification set aside; infinite when the budget counts trials."""
         if self.budget.seconds is None:
             return math.inf
-        return self.budget.seconds - self.elapsed_s - self.run_s * 2 * (VERIFY_ROUNDS + 1)
+        return self.budget.seconds - self.elapsed_s - self._aside_s
+
+    @property
+    def _aside_s(self) -> float:
+        """Seconds that are kept for the verification."""
+        return self.run_s * 2 * (VERIFY_ROUNDS + 1) if self.verifies else 0.0
 
     def _may_start_another(self) -> bool:
         if self.budget.trials is not None:
@@ -234,7 +263,9 @@ class TrialLoop:
                 raise
 
     def _ask(self) -> tuple[optuna.Trial, dict[str, Any]]:
+        began = time.process_time()
         trial = self.study.ask()
+        self.ask_cpu_s += time.process_time() - began
         fixed = self.store.fixed_params(trial)
         wanted = fixed if fixed is not None else trial.relative_params
         params = {
@@ -262,7 +293,8 @@ class TrialLoop:
                     config, trial=trial.number, role="trial", round=len(pairs), side="trial", seed=seed
                 )
             if isinstance(outcome, Failure):
-                self._tell_failure(trial, outcome, state=outcome.kind)
+                blamed = self._look_into(trial.number, config, outcome)
+                self._tell_failure(trial, outcome, state=outcome.kind, blamed=blamed)
                 return True
             pairs.append((canary, outcome))
             if not self._earns_another_round(pairs, config):
@@ -309,12 +341,21 @@ class TrialLoop:
             },
             constraints=constraints,
         )
-        self.study.tell(trial, gains)
+        self._tell(trial, gains)
         trials = self.views()
         view = next(view for view in trials if view.number == trial.number)
         self.tell(*told(view, self.rating.objectives[0], trials))
 
-    def _tell_failure(self, trial: optuna.Trial, failure: Failure, *, state: str) -> None:
+    def _look_into(self, number: int, config: Mapping[str, Any], failure: Failure) -> tuple[str, ...]:
+        """Return the parameters that made a trial fail, as far as probes tell."""
+        if self.learner is None or not failure.blames_config:
+            return ()
+        self.tell("note", f"trial {number} {failure.kind}: looking for what made it fail", {"trial": number})
+        blamed, text = self.learner.blame(number, config, failure)
+        self.tell("note", f"trial {number}: {text}", {"trial": number, "blamed": list(blamed)})
+        return blamed
+
+    def _tell_failure(self, trial: optuna.Trial, failure: Failure, *, state: str, blamed: Sequence[str] = ()) -> None:
         """Tell the worst valid value and a broken constraint: samplers skip trials that FAIL.
 
         Every trial carries the same constraints, since some samplers fit one model per name; a
@@ -326,15 +367,28 @@ class TrialLoop:
             guard.metric: max([0.0, *(view.constraints.get(guard.metric, 0.0) for view in valid)])
             for guard in self.rating.guards
         }
+        learned = {"named": list(failure.extra.get("named", ())), "blamed": list(blamed)}
         self.store.annotate(
-            trial, {"state": state, "reason": failure.reason, "rounds": 0}, constraints={VALID: 1.0, **seen}
+            trial,
+            {
+                "state": state,
+                "reason": failure.reason,
+                "rounds": 0,
+                **{key: one for key, one in learned.items() if one},
+            },
+            constraints={VALID: 1.0, **seen},
         )
-        self.study.tell(trial, [min(value, 0.0) for value in worst])
+        self._tell(trial, [min(value, 0.0) for value in worst])
         kind: EventKind = "refused" if state == "refused" else "trial"
         self.tell(
             kind, f"trial {trial.number}: {state}: {failure.reason}",
             {"trial": trial.number, "state": state, "reason": failure.reason, "log_tail": failure.log_tail},
         )  # fmt: skip
+
+    def _tell(self, trial: optuna.Trial, values: Sequence[float]) -> None:
+        began = time.process_time()
+        self.study.tell(trial, list(values))
+        self.ask_cpu_s += time.process_time() - began
 
     def _abandon(self, trial: optuna.Trial, error: BaseException) -> None:
         """Leave no trial running when this process stops in the middle of one."""

@@ -13,11 +13,11 @@ from typing import Any, Literal
 from mlsysopt.core.errors import InfrastructureError, MlsysoptError, PluginError, TargetError
 from mlsysopt.core.measure import conditions
 from mlsysopt.core.store import MeasurementRow, Store
-from mlsysopt.core.target import Config, Failure, Measurement, Metric, Outcome, Session, Target
+from mlsysopt.core.target import Config, Failure, Measurement, Metric, Outcome, Prober, Session, Target
 
 __all__ = ["Measurer", "Role"]
 
-Role = Literal["baseline", "trial", "canary", "verify"]
+Role = Literal["baseline", "trial", "canary", "verify", "probe"]
 
 MINIMUM_TIMEOUT_S = 10.0
 TIMEOUT_FACTOR = 8.0
@@ -37,6 +37,10 @@ class Measurer:
         worker: Number of this process in the study.
         machine: Key of this machine in the store.
         exclusive: Slot that timing-sensitive work holds on this machine.
+
+    Attributes:
+        occupied_s: Seconds in which the target was in use: every attempt, failed ones and probes too.
+        probing_s: Those of them that went into probes.
     """
 
     def __init__(
@@ -55,6 +59,12 @@ class Measurer:
         self._metrics: dict[str, Metric] = target.metrics()
         self._exclusive = exclusive
         self._default_wall_s = 0.0
+        self.occupied_s = self.probing_s = 0.0
+
+    @property
+    def prober(self) -> Prober | None:
+        """The session, if it can probe."""
+        return self._session if isinstance(self._session, Prober) else None
 
     @property
     def place(self) -> str:
@@ -62,7 +72,7 @@ class Measurer:
 
         The same folder may be on another disk tomorrow: the device belongs to it.
         """
-        folder = getattr(self._session, "folder", None)
+        folder = getattr(self._session, "place", None) or getattr(self._session, "folder", None)
         if folder is None:
             return ""
         path = Path(folder).absolute()
@@ -96,7 +106,8 @@ class Measurer:
             PluginError: the target raised or broke its protocol.
         """
         for attempt in (1, 2):
-            outcome = self._once(config, seed)
+            outcome = self._once("measure", lambda: self._session.measure(config, seed=seed, timeout_s=self._limit()))
+            self.occupied_s += outcome.wall_s
             self._record(outcome, config, seed, trial=trial, role=role, round=round, side=side)
             if isinstance(outcome, Measurement) or outcome.kind != "infrastructure":
                 break
@@ -104,6 +115,24 @@ class Measurer:
                 raise InfrastructureError(f"{self._target.name} could not be measured, twice: {outcome.reason}")
         if isinstance(outcome, Measurement) and not config:
             self._default_wall_s = outcome.wall_s
+        return outcome
+
+    def probe(self, config: Config, *, trial: int, round: int) -> Outcome:
+        """Probe one configuration and record it.
+
+        Args:
+            trial: Trial whose failure is looked into.
+            round: Number of the probe.
+
+        Raises:
+            PluginError: the target raised or broke its protocol.
+        """
+        prober = self.prober
+        assert prober is not None
+        outcome = self._once("probe", lambda: prober.probe(config))
+        self.occupied_s += outcome.wall_s
+        self.probing_s += outcome.wall_s
+        self._record(outcome, config, 1, trial=trial, role="probe", round=round, side="probe")
         return outcome
 
     def again(self, row: MeasurementRow) -> Outcome:
@@ -115,26 +144,28 @@ class Measurer:
             self._default_wall_s = row.wall_s
         return Measurement(row.metrics, row.effective, row.cpu_s, row.wall_s, row.started_at, row.log_tail)
 
-    def _once(self, config: Config, seed: int) -> Outcome:
-        timeout = self.timeout_s
+    def _limit(self) -> float | None:
+        return None if math.isinf(self.timeout_s) else self.timeout_s
+
+    def _once(self, hook: str, run: Callable[[], Outcome]) -> Outcome:
         try:
-            outcome = self._session.measure(config, seed=seed, timeout_s=None if math.isinf(timeout) else timeout)
+            outcome = run()
         except MlsysoptError:
             raise
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             raise PluginError(
-                f"target {self._target.name!r} raised in Session.measure instead of returning a Failure: "
+                f"target {self._target.name!r} raised in Session.{hook} instead of returning a Failure: "
                 f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
             ) from error
-        return self._checked(outcome)
+        return self._checked(hook, outcome)
 
-    def _checked(self, outcome: Any) -> Outcome:
+    def _checked(self, hook: str, outcome: Any) -> Outcome:
         if isinstance(outcome, Failure):
             return outcome
         if not isinstance(outcome, Measurement):
             raise TargetError(
-                f"target {self._target.name!r} returned {type(outcome).__name__} from Session.measure; "
+                f"target {self._target.name!r} returned {type(outcome).__name__} from Session.{hook}; "
                 "a Measurement or a Failure is needed"
             )
         unknown = sorted(set(outcome.metrics) - set(self._metrics))

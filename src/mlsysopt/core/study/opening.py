@@ -17,6 +17,8 @@ from mlsysopt.core.study.objectives import Objective
 if TYPE_CHECKING:
     import optuna
 
+    from mlsysopt.core.search.evidence import Evidence
+
 __all__ = ["Clock", "Opened", "enter", "make_sampler"]
 
 Clock = Literal["wall", "cpu"]
@@ -73,7 +75,14 @@ def enter(
 
 
 def make_sampler(
-    sampler: Any, *, space: Space, seed: int, worker: int, trials: int, knowledge: Mapping[str, Sequence[str]] | None
+    sampler: Any,
+    *,
+    space: Space,
+    seed: int,
+    worker: int,
+    trials: int,
+    knowledge: Mapping[str, Sequence[str]] | None,
+    probes: Callable[[], Sequence[Evidence]] | None = None,
 ) -> optuna.samplers.BaseSampler:
     """Make a sampler from a seed that no earlier start of this study has used.
 
@@ -84,13 +93,20 @@ def make_sampler(
         worker: Number of this process in the study.
         trials: Trials in the store.
         knowledge: Metric -> knobs that drive it, for samplers that can use it.
+        probes: Reads what probes have shown; given, the sampler is kept to what is likely to work.
     """
     from mlsysopt.core.search import SpaceSampler, registry
 
     number = int(seed_sequence(seed, worker, trials, "sampler").generate_state(1)[0])
     if isinstance(sampler, str):
-        return registry.sampler(sampler, space=space, seed=number, knowledge=knowledge)
-    return SpaceSampler(sampler, space, seed=number)
+        made = registry.sampler(sampler, space=space, seed=number, knowledge=knowledge)
+    else:
+        made = SpaceSampler(sampler, space, seed=number)
+    if probes is None:
+        return made
+    from mlsysopt.core.search.validity import ValiditySampler
+
+    return ValiditySampler(made, space, seed=number, probes=probes)
 
 
 def _fixed_clock(study: optuna.Study, asked: Clock | Literal["auto"], facts: Mapping[str, Any]) -> Clock:

@@ -53,7 +53,7 @@ def write_report(
     _cost_elsewhere(report, result, metrics)
     _why(report, result, study, trials)
     _search(report, trials, metrics, objective)
-    _failures(report, trials, rows)
+    _failures(report, result, trials, rows)
     _protocol(report, result, study, rows)
     report.cite(*study.target.references, *registry.references(str(result.setting["sampler"])))
     return report.write(folder)
@@ -249,7 +249,7 @@ def _explorer(trials: Sequence[TrialView], objective: str, sign: float) -> Any:
     return figure
 
 
-def _failures(report: Report, trials: Sequence[TrialView], rows: Sequence[MeasurementRow]) -> None:
+def _failures(report: Report, result: Result, trials: Sequence[TrialView], rows: Sequence[MeasurementRow]) -> None:
     report.section("What was tried and failed")
     failed = [trial for trial in trials if trial.state not in ("valid", "running")]
     if not failed:
@@ -262,7 +262,13 @@ def _failures(report: Report, trials: Sequence[TrialView], rows: Sequence[Measur
         ["kind", "trials", "for example"],
         [[kind, len(members), f"trial {members[0].number}: {members[0].reason}"] for kind, members in kinds.items()],
     )
-    tails = {row.trial: row.log_tail for row in rows if row.failure_kind and row.log_tail}
+    if result.rules:
+        report.table(
+            ["rule", "learned from", "firm"],
+            [[rule["text"], rule["origin"], "yes" if rule["hard"] else "no"] for rule in result.rules],
+            "What the failures taught: add a rule to the space to keep it, or leave it to be learned again",
+        )
+    tails = {row.trial: row.log_tail for row in rows if row.failure_kind and row.log_tail and row.role != "probe"}
     for trial in failed[:3]:
         if trial.number in tails:
             report.log(tails[trial.number], f"Log of trial {trial.number}")

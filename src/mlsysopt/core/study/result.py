@@ -12,6 +12,7 @@ from mlsysopt.core.measure import Ratio
 
 if TYPE_CHECKING:
     from mlsysopt.core.study.explanation import Explanation
+    from mlsysopt.core.study.minimal import Minimal
     from mlsysopt.core.study.study import Study
 
 __all__ = ["Candidate", "GuardCheck", "Result", "Status"]
@@ -105,6 +106,8 @@ class Result:
         counts: Trials by state.
         baseline: Median of each metric of the default.
         setting: Seed, sampler, budget, clock, machine, store, study name, target text.
+        pareto: The front of a study with several objectives.
+        rules: What was learned about which configurations work: text, origin, hard, refusals, support.
     """
 
     status: Status
@@ -116,6 +119,7 @@ class Result:
     baseline: Mapping[str, float]
     setting: Mapping[str, Any] = field(default_factory=dict[str, Any])
     pareto: tuple[Mapping[str, Any], ...] = ()
+    rules: tuple[Mapping[str, Any], ...] = ()
     study: Study | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -151,6 +155,7 @@ class Result:
             ]
         tally = ", ".join(f"{count} {state}" for state, count in self.counts.items())
         lines.append(f"trials: {tally or 'none'}")
+        lines += [f"rule: {rule['text']}   ({rule['origin']})" for rule in self.rules]
         return "\n".join(lines)
 
     def write(self, path: str | Path) -> Path:
@@ -167,6 +172,10 @@ class Result:
     def explain(self) -> Explanation:
         """Say which knobs moved which metric."""
         return self._source().explain(self)
+
+    def minimal(self) -> Minimal:
+        """Find, by one more verification, the smallest set of changes that keeps 90 % of the gain."""
+        return self._source().minimal(self)
 
     def _source(self) -> Study:
         if self.study is None:
@@ -185,6 +194,7 @@ class Result:
             "baseline": dict(self.baseline),
             "setting": dict(self.setting),
             "pareto": [dict(point) for point in self.pareto],
+            "rules": [dict(rule) for rule in self.rules],
         }
 
     @classmethod
@@ -200,4 +210,5 @@ class Result:
             baseline=obj["baseline"],
             setting=obj["setting"],
             pareto=tuple(obj.get("pareto", ())),
+            rules=tuple(obj.get("rules", ())),
         )

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,17 +25,20 @@ from mlsysopt.core.study import crew, unfinished, verdicts
 from mlsysopt.core.study.budget import Budget
 from mlsysopt.core.study.events import Event, Listener
 from mlsysopt.core.study.guards import Guard, parse_guards
+from mlsysopt.core.study.learning import PROBING_SHARE, Learner, evidence_of_probes
 from mlsysopt.core.study.loop import TrialLoop
 from mlsysopt.core.study.measuring import Measurer
+from mlsysopt.core.study.minimal import ROUNDS, Minimal, find_minimal
 from mlsysopt.core.study.noise import typical
 from mlsysopt.core.study.objectives import parse_objectives
 from mlsysopt.core.study.opening import Clock, Opened, enter, make_sampler
 from mlsysopt.core.study.pareto import front
 from mlsysopt.core.study.rating import Rating
 from mlsysopt.core.study.result import Candidate, Result, Status
-from mlsysopt.core.study.trials import TrialView, counts, views
+from mlsysopt.core.study.trials import TrialView, counts, given, views
+from mlsysopt.core.study.turns import Turns
 from mlsysopt.core.study.verification import LOOKS, Verifier, ranked
-from mlsysopt.core.target import Limits, Purpose, Target
+from mlsysopt.core.target import Limits, Purpose, Session, Target
 
 if TYPE_CHECKING:
     import optuna
@@ -62,6 +65,9 @@ class Study:
         name: Name of the study in the store; None means the target's name.
         seed: Seed of every random stream.
         limits: What a child of the target may use.
+        validity: "learned" keeps any sampler to what is likely to work and looks into failures by probes;
+            "none" does not; "auto" is learned for a target that can be probed.
+        charged_s: Seconds of a budget that were used before the study, by a search for valid ranges.
         clock: "auto" tells samplers wall ratios on a quiet machine and CPU ratios otherwise.
         recipe: JSON from which the command line can build the target again on resume.
         on_event: Called with every `Event`.
@@ -86,6 +92,8 @@ class Study:
         name: str | None = None,
         seed: int = 0,
         limits: Limits | None = None,
+        validity: Literal["auto", "learned", "none"] = "auto",
+        charged_s: float = 0.0,
         clock: Clock | Literal["auto"] = "auto",
         recipe: Mapping[str, Any] | None = None,
         on_event: Listener | None = None,
@@ -106,6 +114,8 @@ class Study:
         self._where = store
         self._memory: Store | None = None
         self._limits = limits or Limits()
+        self._learns = validity == "learned" or (validity == "auto" and getattr(target, "learns_validity", False))
+        self._charged_s = charged_s
         self._recipe = dict(recipe) if recipe is not None else None
         self._listener = on_event
 
@@ -158,6 +168,9 @@ class Study:
                 worker=worker,
                 trials=trials,
                 knowledge=getattr(self.target, "subgoals", None),
+                probes=(lambda: evidence_of_probes(store.measurements(self.name, role="probe")))
+                if self._learns
+                else None,
             ),
         )
 
@@ -270,8 +283,7 @@ class Study:
         Raises:
             StudyError: the study has no trials, or fewer than 6 rounds are asked for.
         """
-        if rounds is not None and rounds < LOOKS[0]:
-            raise StudyError(f"{rounds} rounds cannot prove anything at 95 %: at least {LOOKS[0]} are needed")
+        self._looks(rounds)
         with ExitStack() as stack:
             opened = self._enter(stack)
             if not self._trials(opened.optuna):
@@ -283,8 +295,68 @@ class Study:
             verdicts.keep(opened.optuna, result)
         return self._finished(result)
 
+    def judge(
+        self,
+        configs: Sequence[Mapping[str, Any]],
+        *,
+        session: Session | None = None,
+        rounds: int | None = None,
+        seconds: float | None = None,
+        early: bool = True,
+    ) -> list[Candidate]:
+        """Verify given configurations against the default, all in the same interleaved rounds.
+
+        Nothing is stored but the rounds: a judgement that was stopped goes on with those it finished.
+
+        Args:
+            configs: Valid configurations; `Candidate.trial` is the place in this list.
+            session: An open session to use; None opens one.
+            rounds: Largest number of rounds; None means up to 20, stopping when decided.
+            seconds: Time for all of it; None means the looks alone decide.
+            early: Whether it may stop, and leave out who is decided, before `rounds` are over.
+
+        Raises:
+            StudyError: fewer than 6 rounds are asked for.
+            SpaceError: a configuration that is not valid.
+        """
+        looks = self._looks(rounds)
+        looks = looks if early else looks[-1:]
+        for config in configs:
+            self.space.check(config)
+        candidates = [given(number, config, self.space) for number, config in enumerate(configs)]
+        with ExitStack() as stack:
+            opened = self._enter(stack)
+            measurer = (
+                stack.enter_context(self._measurer(opened, "verify"))
+                if session is None
+                else self._measuring(opened, session)
+            )
+            return self._verified(opened, measurer, candidates, max(2, len(candidates)), looks, seconds)
+
+    @contextmanager
+    def turns(self, budget: Budget | int | float | str, *, session: Session) -> Generator[Turns]:
+        """Run the study a trial at a time, on a session that several studies share.
+
+        Args:
+            budget: Trials, or seconds in which the target is occupied; nothing is set aside for a
+                verification.
+            session: An open session of the target.
+        """
+        plan = Budget.parse(budget)
+        with ExitStack() as stack:
+            opened = self._enter(stack)
+            measurer = self._measuring(opened, session)
+            loop = self._loop(opened, plan, measurer, self._spent(opened))
+            loop.clock, loop.verifies = (lambda: measurer.occupied_s), False
+            yield Turns(self.name, opened, loop)
+
+    def _looks(self, rounds: int | None) -> tuple[int, ...]:
+        if rounds is not None and rounds < LOOKS[0]:
+            raise StudyError(f"{rounds} rounds cannot prove anything at 95 %: at least {LOOKS[0]} are needed")
+        return LOOKS if rounds is None else (*(n for n in LOOKS if n < rounds), rounds)
+
     def _loop(self, opened: Opened, plan: Budget, measurer: Measurer, spent: float) -> TrialLoop:
-        return TrialLoop(
+        loop = TrialLoop(
             study=opened.optuna,
             store=opened.store,
             target=self.target,
@@ -298,6 +370,20 @@ class Study:
             tell_listener=self._emit,
             spent_s=spent,
         )
+        if self._learns and measurer.prober is not None:
+            loop.learner = self._learner(opened, loop)
+        return loop
+
+    def _learner(self, opened: Opened, loop: TrialLoop) -> Learner:
+        plan = loop.budget
+        probed_s = sum(row.wall_s for row in opened.store.measurements(self.name, role="probe"))
+
+        def most_s() -> float:
+            # A budget of trials becomes time by what a run of the default takes, its canary beside it.
+            budget_s = plan.seconds if plan.seconds is not None else 2.0 * (plan.trials or 0) * loop.run_s
+            return PROBING_SHARE * budget_s - self._charged_s
+
+        return Learner(loop.measurer, most_s=most_s, spent_s=probed_s)
 
     def _rating(self, opened: Opened) -> Rating:
         return Rating(self.target, self.space, opened.objectives, self.guards)
@@ -305,15 +391,18 @@ class Study:
     @contextmanager
     def _measurer(self, opened: Opened, purpose: Purpose) -> Generator[Measurer]:
         with self.target.session(self._limits, purpose=purpose) as session:
-            yield Measurer(
-                store=opened.store,
-                study=self.name,
-                target=self.target,
-                session=session,
-                worker=opened.worker,
-                machine=opened.store.machine_key,
-                exclusive=exclusive_slot,
-            )
+            yield self._measuring(opened, session)
+
+    def _measuring(self, opened: Opened, session: Session) -> Measurer:
+        return Measurer(
+            store=opened.store,
+            study=self.name,
+            target=self.target,
+            session=session,
+            worker=opened.worker,
+            machine=opened.store.machine_key,
+            exclusive=exclusive_slot,
+        )
 
     def _verify(
         self,
@@ -331,9 +420,27 @@ class Study:
         top = len(candidates) if others else top
         if not candidates:
             return self._result(opened, "not proven", [], "no trial was better than the default within its guards")
-        looks = LOOKS if rounds is None else (*(n for n in LOOKS if n < rounds), rounds)
+        looks = self._looks(rounds)
+        with self._measurer(opened, "verify") as measurer:
+            done = self._verified(opened, measurer, candidates, top, looks, seconds, budget)
+        proven = [candidate for candidate in done if candidate.verdict == "proven"]
+        if proven:
+            return self._result(opened, "proven", done, winner=proven[0])
+        return self._result(opened, "not proven", done, "; ".join(_why(candidate) for candidate in done))
+
+    def _verified(
+        self,
+        opened: Opened,
+        measurer: Measurer,
+        candidates: Sequence[TrialView],
+        top: int,
+        looks: Sequence[int],
+        seconds: float | None,
+        budget: str | None = None,
+    ) -> list[Candidate]:
+        """Verify candidates, together or in order, going on with rounds that a stopped attempt has finished."""
         # The slot is held from the look at what is left open: two processes never take over the same rounds.
-        with self._measurer(opened, "verify") as measurer, measurer.exclusive():
+        with measurer.exclusive():
             plan = self._plan(opened, candidates, top, looks, measurer.place)
             record, again = unfinished.enter(
                 opened.optuna,
@@ -355,11 +462,7 @@ class Study:
                 looks=looks,
                 max_seconds=seconds,
             )
-            done = verifier.together(candidates[:top]) if top > 1 else verifier.in_order(candidates)
-        proven = [candidate for candidate in done if candidate.verdict == "proven"]
-        if proven:
-            return self._result(opened, "proven", done, winner=proven[0])
-        return self._result(opened, "not proven", done, "; ".join(_why(candidate) for candidate in done))
+            return verifier.together(candidates[:top]) if top > 1 else verifier.in_order(candidates)
 
     def _plan(
         self, opened: Opened, candidates: Sequence[TrialView], top: int, looks: Sequence[int], place: str
@@ -413,6 +516,19 @@ class Study:
         known = result or self._last_result()
         return explain(known, self.trials(), self.space, self.target.metrics(), seed=self.seed)
 
+    def minimal(self, result: Result | None = None, *, rounds: int = ROUNDS, session: Session | None = None) -> Minimal:
+        """Find the smallest set of the winner's changes that keeps 90 % of its gain, in one joint verification.
+
+        Args:
+            result: With a winner; None takes the study's last result.
+            rounds: Rounds of the verification.
+            session: An open session of the target; None opens one.
+
+        Raises:
+            StudyError: nothing was proven, or only one knob was changed.
+        """
+        return find_minimal(result or self._last_result(), self, self.trials(), rounds=rounds, session=session)
+
     def report(self, result: Result | None, folder: str | Path, *, command: str = "") -> Path:
         """Write the report folder of a result and return its `index.html`."""
         from mlsysopt.core.study.reporting import write_report
@@ -435,7 +551,8 @@ class Study:
     def _spent(self, opened: Opened) -> float:
         """Seconds that earlier runs on this machine took; a time budget goes on from there."""
         rows = opened.store.measurements(self.name)
-        return sum(row.wall_s for row in rows if row.machine == opened.store.machine_key and row.role != "verify")
+        own = [row for row in rows if row.machine == opened.store.machine_key and row.role != "verify"]
+        return self._charged_s + sum(row.wall_s for row in own)
 
     def _result(
         self,
@@ -473,7 +590,17 @@ class Study:
                 {"trial": view.number, "config": dict(view.config), "gains": list(view.gains)}
                 for view in (front(trials) if several else ())
             ),
+            rules=self._rules(opened),
         )
+
+    def _rules(self, opened: Opened) -> tuple[dict[str, Any], ...]:
+        """Return what was learned about which configurations work, the firm rules first."""
+        from mlsysopt.core.search.validity import ValiditySampler
+
+        sampler = opened.optuna.sampler
+        model = sampler.model(opened.optuna) if isinstance(sampler, ValiditySampler) else None
+        rules = sorted(model.rules, key=lambda rule: (not rule.hard, -rule.refusals)) if model is not None else []
+        return tuple(asdict(rule) for rule in rules)
 
     def _finished(self, result: Result) -> Result:
         self._emit(Event("finished", result.text(), {"result": result.to_json()}))

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["TrialView", "counts", "leader", "views"]
+    from mlsysopt.core.space import Space
+
+__all__ = ["TrialView", "counts", "given", "leader", "views"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,12 @@ def _view(trial: optuna.trial.FrozenTrial) -> TrialView:
         rounds=attrs.get("rounds", 0),
         reason=attrs.get("reason", ""),
     )
+
+
+def given(number: int, config: Mapping[str, Any], space: Space) -> TrialView:
+    """Return a configuration that no search has tried as if it were a trial, for a verification."""
+    full = {**space.default(), **config}
+    return TrialView(number, "valid", dict(config), (0.0,), {}, full, {}, {}, 1, "")
 
 
 def counts(trials: Iterable[TrialView]) -> dict[str, int]:
