@@ -13,7 +13,7 @@ import gzip
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,7 @@ class Table:
         z: Metric -> ln ratio, shape (m,), NaN for failures.
         failures: Kind of failure per row, None where it ran.
         noise: Metric -> variance of one ln ratio on the recording machine, from neighbouring canaries.
+        columns: What else was recorded of the rows, by name, each of m values.
     """
 
     name: str
@@ -63,15 +64,25 @@ class Table:
     z: dict[str, Floats]
     failures: list[str | None]
     noise: dict[str, float]
+    columns: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
 
     @classmethod
-    def load(cls, path: Path, *, objective: str = "throughput_cpu") -> Table:
-        """Read a table of `bench.tune_rocksdb_record`."""
+    def load(cls, path: Path, *, objective: str = "throughput_cpu", absolute: bool = False) -> Table:
+        """Read a table of `bench.tune_rocksdb_record` or `bench.tune_databases_record`."""
+        name = path.name.removesuffix(".json.gz")
         with gzip.open(path, "rt") as stream:
-            return cls.of_json(path.name.removesuffix(".json.gz"), json.load(stream), objective=objective)
+            return cls.of_json(name, json.load(stream), objective=objective, absolute=absolute)
 
     @classmethod
-    def of_json(cls, name: str, obj: Mapping[str, Any], *, objective: str) -> Table:
+    def of_json(cls, name: str, obj: Mapping[str, Any], *, objective: str, absolute: bool = False) -> Table:
+        """Take a table as it was written.
+
+        Args:
+            name: What it is called.
+            obj: The table.
+            objective: The metric to maximise.
+            absolute: Whether guards that are no ratio to the default count as well, as ratios to its median.
+        """
         from mlsysopt.core.space import Space
         from mlsysopt.core.study.guards import Guard
 
@@ -82,13 +93,14 @@ class Table:
         # Every trial, and every canary but the first, has a canary before it.
         told = [i for i in rows if i > canary_rows[0]]
         before = [max(c for c in canary_rows if c < i) for i in told]
-        z, noise = {}, {}
+        z, noise, medians = {}, {}, {}
         for metric, values in obj["metrics"].items():
             series = np.array([math.nan if value is None else float(value) for value in values])
             canaries = series[canary_rows]
+            medians[metric] = float(np.median(canaries))
             if not np.isfinite(canaries).all():
                 continue
-            log = _logarithm(series, float(np.median(canaries)))
+            log = _logarithm(series, medians[metric])
             z[metric] = log[told] - log[before]
             steps = np.diff(log[canary_rows])
             # A ratio has the noise of both its sides.
@@ -100,8 +112,11 @@ class Table:
         guards = {}
         for metric, text in obj["guards"].items():
             guard = Guard.parse(metric, text)
+            sign = 1.0 if guard.relation == "<=" else -1.0
             if metric in z and guard.relative:
-                guards[metric] = (1.0 if guard.relation == "<=" else -1.0, math.log(guard.limit))
+                guards[metric] = (sign, math.log(guard.limit))
+            elif metric in z and absolute and guard.limit > 0 < medians[metric]:
+                guards[metric] = (sign, math.log(guard.limit / medians[metric]))
         kept = [i for i, kind in enumerate(kinds) if kind not in ("infrastructure", "lost")]
         return cls(
             name=name,
@@ -115,6 +130,7 @@ class Table:
             z={metric: values[kept] for metric, values in z.items()},
             failures=[kinds[i] for i in kept],
             noise=noise,
+            columns={column: [values[told[i]] for i in kept] for column, values in columns.items()},
         )
 
 

@@ -14,19 +14,16 @@ the trial it hit. At the end the lines become the table.
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import math
 import os
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.recording import BLOCK, lines_of, measured, record, resumed, write_table
+
 # Before torch is imported: a sampler's threads would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-BLOCK = 4  # trials per canary
 RUN = 25  # trials of one run of one tuner
 STARTS = 10  # Sobol points that such a run starts from
 TUNERS = ("random", "tpe", "gp")
@@ -46,7 +43,6 @@ def main(arguments: list[str] | None = None) -> int:
     except MissingProgram as missing:
         print(f"tune_rocksdb_record: {missing}; nothing was recorded", file=sys.stderr)
         return 3
-    lines = options.out.with_name(options.out.name.removesuffix(".json.gz") + ".jsonl")
     header = {
         "fingerprint": target.fingerprint(),
         "knobs": options.knobs,
@@ -56,17 +52,20 @@ def main(arguments: list[str] | None = None) -> int:
         f"--memory {options.memory} --trials {options.trials} --seed {options.seed} --out {options.out}",
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = _resumed(lines, header)
-    with lines.open("a") as log, target.session(Limits(timeout_s=120), purpose="search") as session:
-        if not rows and not lines.stat().st_size:
-            log.write(json.dumps(header) + "\n")
-            log.flush()
-        proposals = Proposals(target, options.seed, options.trials, rows)
-        for row in _measured(session, proposals, rows, options):
-            log.write(json.dumps(row) + "\n")
-            log.flush()
-            rows.append(row)
-    size = _write_table(options.out, header, target, rows)
+    rows = resumed(lines_of(options.out), header)
+    proposals = Proposals(target, options.seed, options.trials, rows)
+    with target.session(Limits(timeout_s=120), purpose="search") as session:
+        record(
+            options.out, header, rows,
+            lambda: measured(
+                session, proposals, rows, trials=options.trials, seed=options.seed, extra=_extra,
+                say=lambda row, canary: _say(row, canary, options.trials),
+            ),
+        )  # fmt: skip
+    static = {"memory_bytes": [target.static(row["config"])["memory_bytes"] for row in rows]}
+    size = write_table(
+        options.out, header, target, rows, form="rocksdb-table", columns=["open_cpu_share"], rest={"static": static}
+    )
     failed = [row["failure"]["kind"] for row in rows if row["failure"]]
     print(f"{options.out}: {len(rows)} rows, {len(failed)} failures {sorted(set(failed))}, {size} bytes")
     return 0 if size <= MOST_BYTES else 1
@@ -83,52 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _measured(session: Any, proposals: Proposals, rows: list[dict], options: argparse.Namespace) -> Iterator[dict]:
-    """Yield one row per run that is still missing, canaries among them."""
-    from mlsysopt.core.measure import conditions
-    from mlsysopt.core.seeds import integer_seed
-
-    done = {(row["role"], row["number"]) for row in rows}
-    for number in range(options.trials):
-        block, place = divmod(number, BLOCK)
-        seed = integer_seed(options.seed, role="record", round=block)
-        canary = next((row for row in reversed(rows) if row["role"] == "canary" and row["number"] == block), None)
-        wanted = [("canary", block)] if place == 0 else []
-        for role, index in [*wanted, ("trial", number)]:
-            if (role, index) in done:
-                continue
-            source, config = ("default", {}) if role == "canary" else proposals.propose(number)
-            timeout_s = max(10.0, 8 * canary["wall_s"]) if canary else 120.0
-            before = conditions()
-            outcome = session.measure(config, seed=seed, timeout_s=timeout_s)
-            row = _row(role, index, source, config, seed, outcome, before)
-            if role == "canary":
-                if not outcome.ok:
-                    raise SystemExit(f"the default itself fails: {outcome.reason}\n{outcome.log_tail}")
-                canary = row
-            _say(row, canary, options.trials)
-            yield row
-            if role == "trial":
-                proposals.tell(row)
-
-
-def _row(role: str, number: int, source: str, config: dict, seed: int, outcome: Any, conditions: Any) -> dict:
-    metrics = {name: float(f"{value:.6g}") for name, value in outcome.metrics.items()} if outcome.ok else None
-    return {
-        "role": role,
-        "number": number,
-        "source": source,
-        "config": config,
-        "effective": dict(outcome.effective_config) if outcome.ok else None,
-        "metrics": metrics,
-        "failure": None if outcome.ok else {"kind": outcome.kind, "reason": outcome.reason[:200]},
-        "seed": seed,
-        "wall_s": round(outcome.wall_s, 3),
-        "cpu_s": round(outcome.cpu_s, 3),
-        "open_cpu_share": round(outcome.extra["open_cpu_share"], 4) if outcome.ok else None,
-        "pressure": conditions.pressure_avg10,
-        "at": round(time.time()),
-    }
+def _extra(outcome: Any) -> dict[str, Any]:
+    return {"open_cpu_share": round(outcome.extra["open_cpu_share"], 4) if outcome.ok else None}
 
 
 def _say(row: dict, canary: dict | None, trials: int) -> None:
@@ -227,54 +182,6 @@ class Proposals:
             broken = [g.violation(row["metrics"][g.metric], canary["metrics"][g.metric]) for g in measured]
             value -= sum(max(0.0, amount) for amount in broken)
         return value
-
-
-def _resumed(lines: Path, header: dict) -> list[dict]:
-    """Read what an earlier run of the same command left; a half-written last line is dropped."""
-    if not lines.exists() or not lines.stat().st_size:
-        return []
-    whole = [line for line in lines.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    if not whole or json.loads(whole[0]) != json.loads(json.dumps(header)):
-        raise SystemExit(f"{lines} belongs to another recording; remove it or give another --out")
-    lines.write_text("".join(whole))
-    return [json.loads(line) for line in whole[1:]]
-
-
-def _write_table(out: Path, header: dict, target: Any, rows: list[dict]) -> int:
-    """Write rows as columns: names once, numbers after."""
-    from mlsysopt.core.measure import machine
-    from mlsysopt.core.places import artefact_header
-
-    knobs = list(target.space().names)
-    metrics = [name for name, metric in target.metrics().items() if metric.kind != "static"]
-    table = {
-        **artefact_header("rocksdb-table", 1),
-        **header,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": machine().as_dict(),
-        "space": target.space().to_json(),
-        "guards": target.guards,
-        "subgoals": target.subgoals,
-        "columns": {
-            "role": [row["role"] for row in rows],
-            "number": [row["number"] for row in rows],
-            "source": [row["source"] for row in rows],
-            "seed": [row["seed"] for row in rows],
-            "wall_s": [row["wall_s"] for row in rows],
-            "cpu_s": [row["cpu_s"] for row in rows],
-            "open_cpu_share": [row["open_cpu_share"] for row in rows],
-            "pressure": [row["pressure"] for row in rows],
-            "at": [row["at"] for row in rows],
-            "failure": [row["failure"] for row in rows],
-        },
-        "config": {name: [row["config"].get(name) for row in rows] for name in knobs},
-        "effective": {name: [(row["effective"] or {}).get(name) for row in rows] for name in knobs},
-        "metrics": {name: [(row["metrics"] or {}).get(name) for row in rows] for name in metrics},
-        "static": {"memory_bytes": [target.static(row["config"])["memory_bytes"] for row in rows]},
-    }
-    packed = gzip.compress(json.dumps(table, separators=(",", ":")).encode(), 9, mtime=0)
-    out.write_bytes(packed)
-    return len(packed)
 
 
 if __name__ == "__main__":
