@@ -24,7 +24,10 @@ ROOMS: dict[str, dict[str, tuple[str, str]]] = {
         "estimate": ("mlsysopt.cli.estimate:estimate", "how long a training will take, and whether it fits in memory"),
     },
     "operate": {
-        "tune": ("mlsysopt.cli.tune:tune", "make a real RocksDB faster within its memory, and prove it"),
+        "tune": (
+            "mlsysopt.cli.tune:tune",
+            "make a real RocksDB, PostgreSQL or Redis faster within its memory, and prove it",
+        ),
     },
     "shared": {
         "graph": ("mlsysopt.cli.graph:graph", "look at a tensor program, check it, price it, convert it and run it"),

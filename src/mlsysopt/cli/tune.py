@@ -1,4 +1,4 @@
-"""`mlsysopt tune`: run, resume, verify, show, explain."""
+"""`mlsysopt tune`: run, resume, verify, compare, discover, show, explain."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlsysopt.cli.options import config_file, option, print_json
+from mlsysopt.cli.tune_options import discovered, goals, recipe_of, target_options
 from mlsysopt.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,12 +19,18 @@ if TYPE_CHECKING:
     from mlsysopt.core.target import Target
 
 
+MOST_DISCOVERY_S = 60.0
+"""Seconds that a run looks for valid ranges at most, before its trials."""
+
+
 @click.group()
 def tune() -> None:
     """Tune a real system: choose, measure, verify.
 
-    Multi-task Bayesian optimisation after Alabed and Yoneki (EuroMLSys 2021). Every trial is paired
-    with a run of the default; what is reported was verified in fresh interleaved rounds.
+    TARGET is rocksdb, a server (postgres, redis, foundationdb), an installed target, or the path of a
+    server file of your own. Multi-task Bayesian optimisation after Alabed and Yoneki, valid ranges and
+    tuners compared after Schmied and others (both EuroMLSys 2021). Every trial is paired with a run of
+    the default; what is reported was verified in fresh interleaved rounds.
     """
 
 
@@ -40,11 +47,7 @@ _WORKERS = option(
 @config_file
 @tune.command()
 @click.argument("what", metavar="TARGET")
-@click.option("--maximize", multiple=True, metavar="METRIC", help="Metric to make larger (default: the target's own).")
-@click.option("--minimize", multiple=True, metavar="METRIC", help="Metric to make smaller.")
-@click.option(
-    "--guard", multiple=True, metavar="LIMIT", help="What must not get worse: 'p99_get_us<=1.1x', 'p99_get_us=off'."
-)
+@goals
 @option("--budget", default="20", show_default=True, metavar="TIME|N")
 @click.option(
     "--sampler",
@@ -53,14 +56,7 @@ _WORKERS = option(
     metavar="NAME",
     help="structured, icm, tpe, gp, random, qmc, cmaes ...",
 )
-@click.option("--workload", metavar="NAME", help="Workload preset of the target, e.g. mixgraph.")
-@click.option("--knobs", metavar="PRESET|A,B", help="Which knobs: a preset (paper10, wide) or names.")
-@click.option("--engine", metavar="NAME", help="Engine of the target, e.g. auto, db_bench, embedded.")
-@option("--memory", metavar="SIZE")
-@option("--threads", type=click.IntRange(1), metavar="N")
-@click.option("--directory", type=click.Path(path_type=Path), help="Folder on the file system that verification uses.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting of the workload.")
-@click.option("--unfence", multiple=True, metavar="GROUP", help="Allow knobs of a fenced group, e.g. durability.")
+@target_options
 @option("--store", metavar="URL")
 @option("--study", metavar="NAME")
 @option("--seed", type=int, default=1, show_default=True)
@@ -74,30 +70,17 @@ def run(what: str, **given: Any) -> int:
 
     mlsysopt tune run rocksdb --budget 6min --store tune.db --report report/
     """
-    from mlsysopt.operate.tune import targets
-
-    settings = {
-        "workload": given["workload"],
-        "knobs": given["knobs"],
-        "engine": given["engine"],
-        "memory": given["memory"],
-        "threads": given["threads"],
-        "directory": str(given["directory"]) if given["directory"] else None,
-        "settings": _pairs(given["settings"]) or None,
-        "unfence": list(given["unfence"]) or None,
-    }
     recipe = {
-        "target": what,
-        "settings": {key: value for key, value in settings.items() if value is not None},
+        **recipe_of(what, given),
         "maximize": list(given["maximize"]),
         "minimize": list(given["minimize"]),
         "guard": list(given["guard"]),
         "sampler": given["sampler"],
         "budget": given["budget"],
         "seed": given["seed"],
+        "validity": given["validity"],
     }
-    target = targets.restore(recipe)
-    return _search(target, recipe, given)
+    return _search(recipe, given)
 
 
 @config_file
@@ -112,10 +95,10 @@ def run(what: str, **given: Any) -> int:
 @option("--json", "as_json", is_flag=True)
 def resume(store: str, study: str | None, budget: str | None, **given: Any) -> int:
     """Go on with the study in STORE: finished trials are kept, half a trial is marked lost."""
-    target, recipe, name = stored(store, study)
+    recipe, name = stored_recipe(store, study)
     if budget is not None:
         recipe = {**recipe, "budget": budget}
-    return _search(target, recipe, {**given, "store": store, "study": name})
+    return _search(recipe, {**given, "store": store, "study": name})
 
 
 @config_file
@@ -143,21 +126,94 @@ def verify(store: str, study: str | None, rounds: int | None, top: int, **given:
     return _deliver(result, given)
 
 
+@config_file
+@tune.command()
+@click.argument("what", metavar="TARGET")
+@click.option(
+    "--tuners", default="random,qmc,tpe,gp,cmaes,dds,td3", show_default=True, metavar="A,B", help="Samplers to compare."
+)
+@click.option("--seconds", default="90", show_default=True, metavar="TIME", help="Measurement time for each tuner.")
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Repeats of it all.")
+@click.option("--maximize", metavar="METRIC", help="Metric to make larger (default: the target's own).")
+@click.option("--minimize", metavar="METRIC", help="Metric to make smaller.")
+@click.option("--guard", multiple=True, metavar="LIMIT", help="What must not get worse: 'p99_ms<=1.1x', 'p99_ms=off'.")
+@click.option(
+    "--validity",
+    default="all",
+    show_default=True,
+    metavar="A,B",
+    help="all: search valid ranges first, then learn from failures; learned; none; several are crossed.",
+)
+@click.option("--rounds", type=click.IntRange(6), metavar="N", help="Largest number of verification rounds.")
+@click.option("--verify-seconds", metavar="TIME", help="Time for the verification (default: until decided).")
+@target_options
+@option("--store", metavar="URL")
+@option("--study", metavar="NAME", default="contest", show_default=True)
+@option("--seed", type=int, default=1, show_default=True)
+@option("--report", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
+@option("--json", "as_json", is_flag=True)
+def compare(what: str, as_json: bool, **given: Any) -> int:
+    """Compare tuners on TARGET at equal measurement time, and verify their winners together.
+
+    mlsysopt tune compare postgres --tuners random,tpe,dds,td3 --seconds 90 --seeds 3
+    """
+    from mlsysopt.cli.progress import listening
+    from mlsysopt.operate.tune import targets
+    from mlsysopt.operate.tune.contest import check_tuners
+    from mlsysopt.operate.tune.contest import compare as contest_of
+
+    words = [word.strip() for word in given["validity"].split(",") if word.strip()]
+    tuners = [word.strip() for word in given["tuners"].split(",") if word.strip()]
+    recipe = recipe_of(what, given)
+    with listening() as listener:
+        target = targets.restore(recipe)
+        check_tuners(target, tuners)
+        if "all" in words:
+            # Found once for all tuners, before their time begins.
+            target, _ = discovered(target, budget_s=MOST_DISCOVERY_S, store=given["store"], listener=listener)
+        found = contest_of(
+            target,
+            tuners=tuners,
+            seconds=given["seconds"],
+            seeds=given["seeds"],
+            validity=words,  # pyright: ignore[reportArgumentType]
+            maximize=given["maximize"],
+            minimize=given["minimize"],
+            guard=given["guard"] or None,
+            store=given["store"],
+            name=given["study"],
+            seed=given["seed"],
+            rounds=given["rounds"],
+            verify_seconds=given["verify_seconds"],
+            recipe={
+                **recipe,
+                **{way: [given[way]] if given[way] else [] for way in ("maximize", "minimize")},
+                "guard": list(given["guard"]),
+            },
+            on_event=listener,
+        )
+    written = {}
+    if given["report"] is not None:
+        written["report"] = str(found.report(given["report"], command=shlex.join(["mlsysopt", *sys.argv[1:]])))
+    if as_json:
+        print_json({**found.to_json(), "written": written})
+    else:
+        click.echo("\n".join([found.text(), *(f"report: {path}" for path in written.values())]))
+    return found.exit_code
+
+
 @tune.command()
 @click.argument("what", metavar="STORE|TARGET")
 @option("--study", metavar="NAME")
-@click.option("--knobs", metavar="PRESET|A,B", help="Which knobs of a target to show.")
-@click.option("--workload", metavar="NAME", help="Workload preset of the target.")
-@click.option("--engine", metavar="NAME", help="Engine of the target.")
-@option("--memory", metavar="SIZE")
+@target_options
 @option("--json", "as_json", is_flag=True)
 def show(what: str, study: str | None, as_json: bool, **given: Any) -> int:
     """Show the trials of a STORE, or the knobs, metrics and guards of a TARGET."""
     from mlsysopt.cli import tune_show
     from mlsysopt.operate.tune import targets
 
-    if what in targets.names():
-        document = tune_show.describe_target(targets.create(what, **given))
+    if targets.is_target(what):
+        document = tune_show.describe_target(targets.restore(recipe_of(what, given)))
     else:
         from mlsysopt.core.store import Store
 
@@ -173,22 +229,74 @@ def show(what: str, study: str | None, as_json: bool, **given: Any) -> int:
 @tune.command()
 @click.argument("store", metavar="STORE")
 @option("--study", metavar="NAME")
+@click.option("--minimal", is_flag=True, help="Verify smaller sets of the winner's changes, and keep the smallest.")
+@click.option("--rounds", type=click.IntRange(6), metavar="N", help="Rounds of --minimal (default: 8).")
+@option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="PATH")
 @option("--json", "as_json", is_flag=True)
-def explain(store: str, study: str | None, as_json: bool) -> int:
-    """Say which knobs moved which metric in the study of STORE."""
+def explain(store: str, study: str | None, minimal: bool, rounds: int | None, out: Path | None, as_json: bool) -> int:
+    """Say which knobs moved which metric in the study of STORE, and which of them are needed."""
+    if (out is not None or rounds is not None) and not minimal:
+        raise UsageError("--out and --rounds belong to --minimal: give it as well")
     target, recipe, name = stored(store, study)
-    explanation = study_of(target, recipe, store, name).explain()
+    if not minimal:
+        explanation = study_of(target, recipe, store, name).explain()
+        if as_json:
+            print_json(explanation.to_json())
+        else:
+            click.echo(explanation.text())
+        return 0
+    from mlsysopt.cli.progress import listening
+    from mlsysopt.core.study.minimal import ROUNDS
+
+    with listening() as listener:
+        found = study_of(target, recipe, store, name, listener).minimal(rounds=rounds or ROUNDS)
+    if out is not None:
+        found.write(out)
     if as_json:
-        print_json(explanation.to_json())
+        print_json(found.to_json())
     else:
-        click.echo(explanation.text())
+        click.echo(found.text())
+        if out is not None:
+            click.echo(f"options file: {out}")
     return 0
 
 
-def _search(target: Target, recipe: dict[str, Any], given: dict[str, Any]) -> int:
+@config_file
+@tune.command()
+@click.argument("what", metavar="TARGET")
+@target_options
+@option("--budget", default="45s", show_default=True, metavar="TIME")
+@option("--store", metavar="URL")
+@click.option("--again", is_flag=True, help="Probe again what is known from this machine.")
+@option("--json", "as_json", is_flag=True)
+def discover(what: str, budget: str, store: str | None, again: bool, as_json: bool, **given: Any) -> int:
+    """Find the ranges that TARGET really takes, by starting it.
+
+    mlsysopt tune discover postgres --knobs memory,wal --budget 45s
+    """
     from mlsysopt.cli.progress import listening
+    from mlsysopt.operate.tune import targets
+    from mlsysopt.operate.tune.discovery import discover as search
+    from mlsysopt.operate.tune.server_target import ServerTarget
 
     with listening() as listener:
+        target = targets.restore(recipe_of(what, given))
+        if not isinstance(target, ServerTarget):
+            raise UsageError(f"target {what!r} cannot be probed: its ranges are what it declares")
+        found = search(target, budget=budget, store=store, again=again, on_event=listener)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        click.echo(found.text())
+    return 0
+
+
+def _search(recipe: dict[str, Any], given: dict[str, Any]) -> int:
+    from mlsysopt.cli.progress import listening
+    from mlsysopt.operate.tune import targets
+
+    with listening() as listener:
+        target, recipe = _ranged(targets.restore(recipe), recipe, given["store"], listener)
         study = study_of(target, recipe, given["store"], given["study"], listener)
         result = study.run(recipe["budget"], workers=given["workers"], executor=given["executor"])
     if result.status == "interrupted" and given["store"]:
@@ -198,6 +306,20 @@ def _search(target: Target, recipe: dict[str, Any], given: dict[str, Any]) -> in
             err=True,
         )
     return _deliver(result, given)
+
+
+def _ranged(target: Target, recipe: dict[str, Any], store: str | None, listener: Any) -> tuple[Target, dict[str, Any]]:
+    """Search the valid ranges of a target that can be probed, as a part of the budget."""
+    if recipe.get("validity", "none") != "all":
+        return target, recipe
+    from mlsysopt.core.study import Budget
+    from mlsysopt.core.study.learning import PROBING_SHARE
+
+    budget_s = Budget.parse(recipe["budget"]).seconds
+    most_s = min(MOST_DISCOVERY_S, PROBING_SHARE * budget_s if budget_s is not None else MOST_DISCOVERY_S)
+    target, seconds = discovered(target, budget_s=most_s, store=store, listener=listener)
+    # On resume the ranges come from the store at once; what they cost then is what they cost the budget.
+    return target, {**recipe, "charged_s": max(seconds, recipe.get("charged_s", 0.0))}
 
 
 def study_of(
@@ -224,18 +346,29 @@ def study_of(
         seed=recipe["seed"],
         recipe=recipe,
         on_event=listener,
+        validity="none" if recipe.get("validity") == "none" else "auto",
+        charged_s=recipe.get("charged_s", 0.0),
     )
 
 
 def stored(store: str, study: str | None) -> tuple[Target, dict[str, Any], str]:
-    """Read from a store its target, its recipe and the name of its study."""
-    from mlsysopt.core.store import Store
+    """Read from a store its target, with the ranges that were found, its recipe and the name of its study."""
     from mlsysopt.operate.tune import targets
+
+    recipe, name = stored_recipe(store, study)
+    target = targets.restore(recipe)
+    if recipe.get("validity") == "all":
+        target, _ = discovered(target, budget_s=0.0, store=store)
+    return target, recipe, name
+
+
+def stored_recipe(store: str, study: str | None) -> tuple[dict[str, Any], str]:
+    """Read from a store how its study was made, and its name."""
+    from mlsysopt.core.store import Store
 
     with Store.open(store, create=False, read_only=True) as opened:
         info = opened.find(study)
-        recipe = _recipe(opened, info)
-    return targets.restore(recipe), recipe, info.name
+        return _recipe(opened, info), info.name
 
 
 def _recipe(store: Store, info: StudyInfo) -> dict[str, Any]:
@@ -264,13 +397,3 @@ def _deliver(result: Result, given: dict[str, Any]) -> int:
         for what, path in written.items():
             click.echo(f"{'report' if what == 'report' else 'options file'}: {path}")
     return result.exit_code
-
-
-def _pairs(given: tuple[str, ...]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in given:
-        key, sign, value = text.partition("=")
-        if not sign or not key.strip():
-            raise UsageError(f"--set {text!r}: a setting looks like KEY=VALUE, for example num=300000")
-        pairs[key.strip()] = value.strip()
-    return pairs

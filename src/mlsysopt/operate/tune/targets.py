@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mlsysopt.core import plugins
 from mlsysopt.core.errors import MlsysoptError, PluginError, UsageError, near_misses
 from mlsysopt.core.target import Target
+from mlsysopt.operate.tune import server_files
 
-__all__ = ["create", "names", "restore"]
+__all__ = ["create", "is_target", "names", "restore"]
 
 
 def names() -> list[str]:
-    """Return the names of all installed targets."""
-    return plugins.names("mlsysopt.targets")
+    """Return the names of all installed targets, servers among them."""
+    return sorted({*plugins.names("mlsysopt.targets"), *server_files.names()})
+
+
+def is_target(what: str) -> bool:
+    """Whether a word of the command line means a target: a name, or the path of a server file."""
+    return what in names() or (server_files.is_path(what) and what.endswith(".py"))
 
 
 def create(name: str, **settings: Any) -> Target:
     """Build a target by its registered name.
 
     Args:
-        name: Name in the entry-point group `mlsysopt.targets`.
+        name: Name in the entry-point groups `mlsysopt.targets` and `mlsysopt.servers`, or the path of a
+            server file.
         settings: Keyword arguments of its factory; None means not given.
 
     Raises:
         UsageError: unknown target, or a setting that this target does not have.
         PluginError: its factory raised, or what it returned is not a target.
     """
-    factory = plugins.load("mlsysopt.targets", name, noun="target")
+    factory = _factory(name)
     given = {key: value for key, value in settings.items() if value is not None}
     accepted = inspect.signature(factory).parameters
     if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in accepted.values()):
@@ -51,6 +60,18 @@ def create(name: str, **settings: Any) -> Target:
             "a Target has all of " + ", ".join(_PROTOCOL)
         )
     return target
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    if server_files.is_path(name) or name in server_files.names():
+        from mlsysopt.operate.tune.server_target import server_target
+
+        source = str(Path(name).absolute()) if server_files.is_path(name) else ""
+        return partial(server_target, server_files.server(name), source=source)
+    known = names()
+    if name not in known:
+        raise UsageError(f"unknown target {name!r}; {near_misses(name, known, noun='target')}")
+    return plugins.load("mlsysopt.targets", name, noun="target")
 
 
 def restore(recipe: Mapping[str, Any]) -> Target:

@@ -17,6 +17,7 @@ from mlsysopt.core.processes import temporary_folder
 from mlsysopt.core.references import Reference
 from mlsysopt.core.space import Space
 from mlsysopt.core.target import Config, Failure, Limits, Metric, Outcome, Purpose, Value
+from mlsysopt.operate.tune.disks import filesystem_of
 from mlsysopt.operate.tune.rocksdb import storage
 from mlsysopt.operate.tune.rocksdb.space import memory_bytes
 from mlsysopt.operate.tune.rocksdb.workloads import Operation, Workload
@@ -153,7 +154,7 @@ class DatabaseTarget(ABC):
         needed = self.needed_bytes(self.budget_bytes)
         search = storage.choose("search", self.directory, needed, self.budget_bytes)
         folder = storage.choose(purpose, self.directory, needed, self.budget_bytes)
-        systems = {"search": storage.filesystem_of(search), "verify": storage.filesystem_of(self.directory)}
+        systems = {"search": filesystem_of(search), "verify": filesystem_of(self.directory)}
         yield DatabaseSession(self, limits, folder, purpose, systems)
 
     @contextmanager

@@ -11,9 +11,10 @@ from typing import Any
 from mlsysopt.core.places import state_dir
 from mlsysopt.core.quantities import format_bytes
 from mlsysopt.core.target import Failure, Purpose
+from mlsysopt.operate.tune.disks import filesystem_of
 from mlsysopt.operate.tune.rocksdb.workloads import DEFAULT_KEYS
 
-__all__ = ["bytes_needed", "choose", "default_directory", "filesystem_of", "room_for", "used_bytes"]
+__all__ = ["bytes_needed", "choose", "default_directory", "room_for", "used_bytes"]
 
 MEMORY_DISK = Path("/dev/shm")
 
@@ -65,25 +66,6 @@ def choose(purpose: Purpose, directory: Path, needed: int, memory_bytes: int) ->
     available = _available_memory()
     fits = available is not None and needed + 2 * memory_bytes < available
     return MEMORY_DISK if fits and room_for(MEMORY_DISK, needed) is None else directory
-
-
-def filesystem_of(path: Path) -> str:
-    """Return the type of the file system that holds a path, "" when it is not known."""
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    try:
-        rows = Path("/proc/self/mountinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    best, found = -1, ""
-    real = path.resolve()
-    for row in rows:
-        before, _, after = row.partition(" - ")
-        mount = Path(before.split()[4].replace("\\040", " "))
-        # Later rows are mounted over earlier ones at the same place.
-        if (real == mount or mount in real.parents) and len(mount.parts) >= best:
-            best, found = len(mount.parts), after.split()[0]
-    return found
 
 
 def used_bytes(database: Path) -> int:

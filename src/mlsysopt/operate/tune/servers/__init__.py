@@ -1,0 +1,1 @@
+"""Servers that are shipped: one file each."""

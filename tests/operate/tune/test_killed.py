@@ -1,0 +1,125 @@
+"""kill -9 of `mlsysopt tune run ./server.py` at any moment: the same command goes on, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlsysopt.core.processes import sweep_orphans
+from mlsysopt.core.store import Store
+from mlsysopt.core.study.trials import TrialView, views
+from tests.operate.tune.planted_server import PLANTED
+
+TRIALS = 6
+
+
+@pytest.fixture
+def where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    # A timing slot of its own: another study on this machine would have these wait.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    yield tmp_path
+    assert servers_in(tmp_path) == []
+
+
+def servers_in(folder: Path) -> list[str]:
+    """Return the command lines of processes that work in a folder."""
+    found: list[str] = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            try:
+                words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(folder / "data") in words:
+                found.append(words)
+    return found
+
+
+def start(where: Path, *words: str) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-W", "ignore", "-m", "mlsysopt", "tune", *words]
+    return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=where)
+
+
+def run(where: Path, *more: str) -> subprocess.Popen[str]:
+    return start(
+        where, "run", str(PLANTED), "--knobs", "workers,ticks", "--budget", str(TRIALS), "--sampler", "random",
+        "--store", "x.db", "--directory", str(where / "data"), *more,
+    )  # fmt: skip
+
+
+def killed_at(process: subprocess.Popen[str], words: str) -> None:
+    """Kill it as soon as it says something."""
+    assert process.stderr is not None
+    said: list[str] = []
+    for line in process.stderr:
+        said.append(line)
+        if words in line:
+            break
+    else:
+        pytest.fail(f"it never said {words!r}: {''.join(said)}")
+    process.kill()
+    process.communicate()
+
+
+def killed_after(process: subprocess.Popen[str], seconds: float) -> None:
+    """Kill it at a moment that has nothing to do with what it does."""
+    try:
+        process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+
+
+def trials_of(where: Path) -> list[TrialView]:
+    import optuna
+
+    with Store.open(where / "x.db", read_only=True) as store:
+        return views(optuna.load_study(study_name="planted", storage=store.optuna).get_trials())
+
+
+def resumed(where: Path) -> str:
+    process = start(where, "resume", "x.db")
+    _, said = process.communicate(timeout=110)
+    assert process.returncode in (0, 4), said
+    return said
+
+
+def ended_well(where: Path, before: list[TrialView]) -> None:
+    after = trials_of(where)
+    for trial in before:
+        if trial.valid:
+            assert after[trial.number] == trial
+    assert sum(trial.state not in ("lost", "running") for trial in after) == TRIALS
+    assert not any(trial.state == "running" for trial in after)
+    # What the killed ones left was swept by those that came after; the last one left nothing.
+    assert list((where / "data").iterdir()) == []
+    assert sweep_orphans() == []
+
+
+@pytest.mark.slow
+def test_killed_three_times_at_any_moment_it_still_ends(where: Path) -> None:
+    moments = random.Random(11)
+    for _ in range(2):
+        killed_after(run(where), moments.uniform(0.5, 6.0))
+        # Servers die with whoever started them.
+        assert servers_in(where) == []
+    killed_at(run(where), "trial 2")
+    before = trials_of(where)
+    assert sum(trial.valid for trial in before) >= 1
+    resumed(where)
+    ended_well(where, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["default 2/3", "verifying trial"])
+def test_killed_at_the_default_and_in_the_verification(where: Path, moment: str) -> None:
+    killed_at(run(where, "--validity", "learned"), moment)
+    before = trials_of(where)
+    resumed(where)
+    ended_well(where, before)
