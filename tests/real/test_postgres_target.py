@@ -45,10 +45,10 @@ from mlsysopt.core.processes.ledger import current_ledger
 from mlsysopt.core.target import Limits
 from mlsysopt.operate.tune.server_target import server_target
 from mlsysopt.operate.tune.servers.postgres import server
-from mlsysopt.operate.tune.session import ServerSession
+from mlsysopt.operate.tune.data_folders import DataFolders
 
 directory, phase = sys.argv[1:]
-copy, start = ServerSession._copy, Service.start
+copy, start = DataFolders.copy, Service.start
 
 def say(*words):
     print(*words, flush=True)
@@ -73,9 +73,9 @@ def watch():
 
 target = server_target(server, workload="select", seconds=30, memory="1GiB", directory=directory)
 with target.session(Limits()) as session:
-    session._filled()
+    session.data.filled()
     say("token", current_ledger().token)
-    ServerSession._copy, Service.start = copied, started
+    DataFolders.copy, Service.start = copied, started
     threading.Thread(target=watch, daemon=True).start()
     if phase == "probe":
         session.probe({"shared_buffers": 2**26})

@@ -228,7 +228,7 @@ def test_a_start_that_hangs_is_a_timeout_relative_to_the_defaults_start(
     monkeypatch.setattr(session_module, "_LEAST_START_S", 0.2)
     with opened(data, knobs="patience") as session:
         failed = failure(session.measure({"patience": 301}, seed=1))
-        allowed = max(0.2, 8 * session.start_s)
+        allowed = max(0.2, 8 * session.data.start_s)
     assert failed.kind == "timeout" and "under_load" not in failed.extra
     assert failed.reason.startswith(f"{Path(sys.executable).name} is not ready after {allowed:g} s")
     assert "recovery is in progress" in failed.log_tail
@@ -268,7 +268,7 @@ def test_a_client_that_fails_is_a_failure_of_the_trial(
     data: Path, error: ClientFailed, hook: str, kind: str, extra: dict[str, Any]
 ) -> None:
     with opened(data, Watched()) as session:
-        session._filled()
+        session.data.filled()
         hooked = replace(session.target, server=Watched(error=error, hook=hook))
         session.target = replace(hooked, workload=hooked.server.workloads["mixed"])
         failed = failure(session.measure({}, seed=1))
@@ -297,7 +297,7 @@ def test_a_copy_that_fails_is_the_machines_fault_and_leaves_no_half(data: Path) 
     with opened(data) as session:
         assert session.measure({"workers": 8}, seed=1).ok
         assert failure(session.measure({"workers": 65}, seed=1)).kind == "rejected"
-        golden = session._filled()
+        golden = session.data.filled()
         shutil.move(golden, golden.with_name("moved"))
         failed = failure(session.measure({}, seed=2))
         assert failed.kind == "infrastructure" and failed.reason.startswith("the data could not be copied: cp: ")
@@ -334,7 +334,7 @@ def test_a_server_file_may_know_more_lines_that_blame_the_machine(data: Path, tm
 
     fault = tmp_path / "fault"
     with opened(data, Knows(fault=str(fault))) as session:
-        session._filled()
+        session.data.filled()
         fault.write_text("FATAL: battery of the disk is empty")
         assert failure(session.measure({}, seed=1)).kind == "infrastructure"
 
@@ -476,7 +476,7 @@ def test_a_load_that_reads_runs_on_the_folder_again_until_one_fails(data: Path) 
 
 def test_a_load_that_writes_gets_a_fresh_copy_of_the_filled_data_every_time(data: Path) -> None:
     with opened(data, workload="writes") as session:
-        folder, golden = session.folder / "trial", session._filled()
+        folder, golden = session.folder / "trial", session.data.filled()
         before = {path.name for path in golden.iterdir()}
         assert before == {"planted.data", "filled"}
         counts = []

@@ -185,7 +185,7 @@ class ServerTarget:
             folder = stack.enter_context(
                 temporary_folder(f"mlsysopt-{self.name}-", base=self.directory, user=self.user)
             )
-            session = ServerSession(self, bounded, folder, stack)
+            session = ServerSession(self, bounded, folder)
             try:
                 yield session
             finally:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlsysopt.core.errors import InfrastructureError, ProcessError, TargetError
+from mlsysopt.core.errors import InfrastructureError, ProcessError
 from mlsysopt.core.measure.clocks import Stopwatch, tree_cpu
 from mlsysopt.core.processes import NotReadyInTime, Service, temporary_folder, tree_pss_bytes
 from mlsysopt.core.quantities import format_bytes
 from mlsysopt.core.target import Config, Failure, Limits, Measurement, Outcome, Value
-from mlsysopt.operate.tune.copies import restore
+from mlsysopt.operate.tune.data_folders import DataFolders
 from mlsysopt.operate.tune.server import Address, ClientFailed, ClientTimeout, Load, Place, Refused
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ _LOAD_FACTOR, _LEAST_LOAD_S = 3.0, 5.0
 _TAIL_LINES = 20
 # Clients see a closed connection before the process that closed it has ended.
 _DYING_S, _LOOK_S = 0.5, 0.01
-_ROOM = 1.5
-"""Bytes that must be free for a trial, in copies of the data."""
 
 # What the machine did, whatever the configuration was.
 _MACHINE = re.compile(
@@ -54,20 +51,17 @@ class ServerSession:
         target: What is measured.
         limits: What the server may use.
         folder: Where the data folders are.
-        stack: Closed with the session.
 
     Attributes:
         folder: Where the data folders are.
+        data: The data folders.
     """
 
-    def __init__(self, target: ServerTarget, limits: Limits, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, target: ServerTarget, limits: Limits, folder: Path) -> None:
         self.target, self.folder = target, folder
+        self.data = DataFolders(target, limits, folder)
         self._limits = limits
-        self._stack = stack
-        self._start_s = self._load_s = 0.0
-        self._bare: Path | None = None
-        self._golden: Path | None = None
-        self._golden_bytes = 0
+        self._load_s = 0.0
         self._used: Path | None = None
         self._probed: Path | None = None
         self._live: tuple[Service, Address] | None = None
@@ -77,90 +71,11 @@ class ServerSession:
         """The folder that the user chose: what is measured there may be compared, whatever the session's own is."""
         return self.target.directory
 
-    # --- data folders ----------------------------------------------------------------------------
-
-    @property
-    def start_s(self) -> float:
-        """Seconds that the default takes to start, from the first time on."""
-        self._empty()
-        return self._start_s
-
-    def _empty(self) -> Path:
-        """Return the data folder of an empty server; the default is started on it once, to time it."""
-        if self._bare is None:
-            place = self._place(self._new("empty"))
-            began = time.monotonic()
-            try:
-                self.target.server.prepare(place)
-                with self.target.server.service(place, self.target.fixed) as service:
-                    # The first start of a folder does more than every later one.
-                    self.target.server.effective(self._address(place, service))
-                began = time.monotonic()
-                with self.target.server.service(place, self.target.fixed):
-                    self._start_s = time.monotonic() - began
-            except (ProcessError, ClientFailed) as error:
-                raise TargetError(f"the default of {self.target.name} does not start: {error}") from error
-            self._bare = place.folder
-        return self._bare
-
-    def _filled(self) -> Path:
-        """Return the data folder that every trial starts from: filled, stopped, never used itself."""
-        if self._golden is None:
-            empty, setup = self._empty(), self.target.workload.setup
-            if setup is None:
-                self._golden = empty
-            else:
-                place = self._place(self._copy(empty, "golden"))
-                try:
-                    with self.target.server.service(place, self.target.fixed) as service:
-                        setup(self._address(place, service))
-                    began = time.monotonic()
-                    with self.target.server.service(place, self.target.fixed):
-                        # Some servers read all their data before they are ready.
-                        self._start_s = max(self._start_s, time.monotonic() - began)
-                except (ProcessError, ClientFailed) as error:
-                    raise TargetError(f"{self.target.name} could not be filled for the workload: {error}") from error
-                self._golden = place.folder
-            self._golden_bytes = sum(path.stat().st_size for path in self._golden.rglob("*") if path.is_file())
-        return self._golden
-
-    def _new(self, name: str) -> Path:
-        folder = self.folder / name
-        shutil.rmtree(folder, ignore_errors=True)
-        return folder
-
-    def _copy(self, source: Path, name: str) -> Path:
-        """Copy a data folder: by reference where the file system can, with owners and modes."""
-        from mlsysopt.core.processes import run_child
-
-        folder = self._new(name)
-        done = run_child(["cp", "-a", "--reflink=auto", source, folder], limits=Limits(timeout_s=600))
-        if done.returncode != 0:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise InfrastructureError(
-                f"the data could not be copied: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
-            )
-        return folder
-
-    def _again(self, name: str) -> Path:
-        """Return a copy of the empty folder: the last one, with what has changed in it put right."""
-        source, folder = self._empty(), self.folder / name
-        if not folder.is_dir():
-            return self._copy(source, name)
-        restore(source, folder)
-        return folder
-
-    def _place(self, folder: Path) -> Place:
-        return Place(folder, self.target.programs, self.target.port, self.target.user, self._limits)
-
-    def _address(self, place: Place, service: Service) -> Address:
-        return Address(*service.address, place.folder, place.programs, place.user)
-
     # --- trials ----------------------------------------------------------------------------------
 
     def measure(self, config: Config, *, seed: int, fidelity: float = 1.0, timeout_s: float | None = None) -> Outcome:
         """Start the server on a fresh copy of the data, load it, and say what it did."""
-        self._filled()
+        self.data.filled()
         self._stop_live()
         at = time.time()
         with Stopwatch() as watch:
@@ -171,7 +86,7 @@ class ServerSession:
 
     def _trial(self, config: Config, seed: int, fidelity: float, timeout_s: float | None) -> Outcome:
         deadline = time.monotonic() + (timeout_s if timeout_s is not None else self.target.timeout_s)
-        place = self._place(self._data())
+        place = self.data.place(self._used or self.data.trial())
         with self._started(place, config, deadline) as (service, failure):
             if service is None:
                 assert failure is not None
@@ -179,7 +94,7 @@ class ServerSession:
             # Until it is known to be unchanged, the folder counts as used up.
             self._used = None
             try:
-                outcome = self._load(service, self._address(place, service), config, seed, fidelity, deadline)
+                outcome = self._load(service, self.data.address(place, service), config, seed, fidelity, deadline)
             except ClientTimeout as error:
                 return self._failed(service, "timeout", str(error), under_load=True)
             except ClientFailed as error:
@@ -232,18 +147,6 @@ class ServerSession:
         tail = service.log_tail(_TAIL_LINES)
         return Measurement(metrics, used, 0.0, 0.0, 0.0, tail, {"operations": loaded.operations, "server_cpu_s": cpu_s})
 
-    def _data(self) -> Path:
-        """Return a folder to run on: a fresh copy, or the last one where nothing has changed it."""
-        if self._used is not None:
-            return self._used
-        free = shutil.disk_usage(self.folder).free
-        if free < _ROOM * self._golden_bytes:
-            raise InfrastructureError(
-                f"{self.folder} is too small: {format_bytes(free)} free, "
-                f"{format_bytes(_ROOM * self._golden_bytes)} needed for a copy of the data; give another --directory"
-            )
-        return self._copy(self._filled(), "trial")
-
     @contextmanager
     def _started(
         self, place: Place, config: Config, deadline: float
@@ -251,7 +154,7 @@ class ServerSession:
         """Start the server with a configuration; yields it, or why it does not run."""
         settings = {**self.target.fixed, **self.target.catalogue.to_native(config)}
         service = self.target.server.service(place, settings)
-        most = max(_LEAST_START_S, _START_FACTOR * self._start_s) if self._start_s else _FIRST_START_S
+        most = max(_LEAST_START_S, _START_FACTOR * self.data.start_s) if self.data.start_s else _FIRST_START_S
         failure: Failure | None = None
         try:
             service.start(timeout_s=max(0.1, min(most, deadline - time.monotonic())))
@@ -295,7 +198,7 @@ class ServerSession:
         A knob that a running server takes is set in one, where there is such a way. A configuration that
         the server corrects by itself is `degraded`, with what it uses in `extra["corrected"]`.
         """
-        self._empty()
+        self.data.empty()
         at = time.time()
         with Stopwatch() as watch:
             outcome = self._guarded(lambda: self._probe(config, timeout_s))
@@ -309,8 +212,8 @@ class ServerSession:
             return self._probe_live(config, set_live)
         self._stop_live()
         if self._probed is None:
-            self._probed = self._again("probe")
-        place = self._place(self._probed)
+            self._probed = self.data.restored("probe")
+        place = self.data.place(self._probed)
         # A server that was killed, or did not start, may leave its folder in any state.
         self._probed = None
         deadline = time.monotonic() + (timeout_s if timeout_s is not None else self.target.timeout_s)
@@ -319,10 +222,10 @@ class ServerSession:
                 assert failure is not None
                 if not config:
                     # Whatever keeps the default from starting may lie in the folder.
-                    self._new("probe")
+                    self.data.clear("probe")
                 return failure
             try:
-                used, corrected = self._read_back(self._address(place, service), config)
+                used, corrected = self._read_back(self.data.address(place, service), config)
             except ClientFailed as error:
                 return self._died(service) or self._failed(service, "degraded", str(error))
         self._probed = place.folder
@@ -341,13 +244,13 @@ class ServerSession:
     def _probe_live(self, config: Config, set_live: Callable[[Address, Mapping[str, Value]], Any]) -> Outcome:
         if self._live is None or not self._live[0].running:
             self._stop_live()
-            place = self._place(self._copy(self._empty(), "live"))
+            place = self.data.place(self.data.copy(self.data.empty(), "live"))
             try:
                 service = self.target.server.service(place, self.target.fixed).start(_FIRST_START_S)
             except ProcessError as error:
                 # The default did start before: no configuration is to blame.
                 return Failure("infrastructure", f"the default no longer starts: {error}")
-            self._live = service, self._address(place, service)
+            self._live = service, self.data.address(place, service)
         service, address = self._live
         try:
             used = set_live(address, self.target.catalogue.to_native(config))
@@ -371,7 +274,7 @@ class ServerSession:
             return run()
         except (InfrastructureError, OSError) as error:
             self._used = self._probed = None
-            self._new("probe")
+            self.data.clear("probe")
             return Failure("infrastructure", str(error))
 
     def _failed(
