@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlsysopt.cli.options import config_file, option, print_json
-from mlsysopt.cli.tune_options import discovered, goals, recipe_of, target_options
+from mlsysopt.cli.tune_compare import compare
+from mlsysopt.cli.tune_options import MOST_DISCOVERY_S, discovered, goals, recipe_of, target_options
 from mlsysopt.core.errors import UsageError
 
 if TYPE_CHECKING:
     from mlsysopt.core.store import Store, StudyInfo
     from mlsysopt.core.study import Result, Study
     from mlsysopt.core.target import Target
-
-
-MOST_DISCOVERY_S = 60.0
-"""Seconds that a run looks for valid ranges at most, before its trials."""
 
 
 @click.group()
@@ -33,6 +30,8 @@ def tune() -> None:
     the default; what is reported was verified in fresh interleaved rounds.
     """
 
+
+tune.add_command(compare)
 
 _WORKERS = option(
     "--workers",
@@ -93,12 +92,32 @@ def run(what: str, **given: Any) -> int:
 @option("--report", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
 @option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="PATH")
 @option("--json", "as_json", is_flag=True)
-def resume(store: str, study: str | None, budget: str | None, **given: Any) -> int:
+@click.option(
+    "--rediscover", is_flag=True, help="The server has another version now: a new study of it, ranges searched anew."
+)
+def resume(store: str, study: str | None, budget: str | None, rediscover: bool, **given: Any) -> int:
     """Go on with the study in STORE: finished trials are kept, half a trial is marked lost."""
+    from mlsysopt.core.errors import StoreError
+
     recipe, name = stored_recipe(store, study)
     if budget is not None:
         recipe = {**recipe, "budget": budget}
-    return _search(recipe, {**given, "store": store, "study": name})
+    if rediscover:
+        # Trials of two versions may not share a study: this one stands beside the old one.
+        name, recipe = f"{name}/{_version_of(recipe)}", {key: recipe[key] for key in recipe if key != "charged_s"}
+    try:
+        return _search(recipe, {**given, "store": store, "study": name})
+    except StoreError as error:
+        if "target.version" not in str(error):
+            raise
+        first, second, *_ = str(error).splitlines()
+        raise StoreError(f"{first}\n{second}\n--rediscover begins a study of the new version beside it") from None
+
+
+def _version_of(recipe: dict[str, Any]) -> str:
+    from mlsysopt.operate.tune import targets
+
+    return str(targets.restore(recipe).fingerprint().get("version", "new"))
 
 
 @config_file
@@ -124,82 +143,6 @@ def verify(store: str, study: str | None, rounds: int | None, top: int, **given:
     if result.status == "interrupted":
         click.echo("stopped; the same command goes on with the rounds that are finished", err=True)
     return _deliver(result, given)
-
-
-@config_file
-@tune.command()
-@click.argument("what", metavar="TARGET")
-@click.option(
-    "--tuners", default="random,qmc,tpe,gp,cmaes,dds,td3", show_default=True, metavar="A,B", help="Samplers to compare."
-)
-@click.option("--seconds", default="90", show_default=True, metavar="TIME", help="Measurement time for each tuner.")
-@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Repeats of it all.")
-@click.option("--maximize", metavar="METRIC", help="Metric to make larger (default: the target's own).")
-@click.option("--minimize", metavar="METRIC", help="Metric to make smaller.")
-@click.option("--guard", multiple=True, metavar="LIMIT", help="What must not get worse: 'p99_ms<=1.1x', 'p99_ms=off'.")
-@click.option(
-    "--validity",
-    default="all",
-    show_default=True,
-    metavar="A,B",
-    help="all: search valid ranges first, then learn from failures; learned; none; several are crossed.",
-)
-@click.option("--rounds", type=click.IntRange(6), metavar="N", help="Largest number of verification rounds.")
-@click.option("--verify-seconds", metavar="TIME", help="Time for the verification (default: until decided).")
-@target_options
-@option("--store", metavar="URL")
-@option("--study", metavar="NAME", default="contest", show_default=True)
-@option("--seed", type=int, default=1, show_default=True)
-@option("--report", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
-@option("--json", "as_json", is_flag=True)
-def compare(what: str, as_json: bool, **given: Any) -> int:
-    """Compare tuners on TARGET at equal measurement time, and verify their winners together.
-
-    mlsysopt tune compare postgres --tuners random,tpe,dds,td3 --seconds 90 --seeds 3
-    """
-    from mlsysopt.cli.progress import listening
-    from mlsysopt.operate.tune import targets
-    from mlsysopt.operate.tune.contest import check_tuners
-    from mlsysopt.operate.tune.contest import compare as contest_of
-
-    words = [word.strip() for word in given["validity"].split(",") if word.strip()]
-    tuners = [word.strip() for word in given["tuners"].split(",") if word.strip()]
-    recipe = recipe_of(what, given)
-    with listening() as listener:
-        target = targets.restore(recipe)
-        check_tuners(target, tuners)
-        if "all" in words:
-            # Found once for all tuners, before their time begins.
-            target, _ = discovered(target, budget_s=MOST_DISCOVERY_S, store=given["store"], listener=listener)
-        found = contest_of(
-            target,
-            tuners=tuners,
-            seconds=given["seconds"],
-            seeds=given["seeds"],
-            validity=words,  # pyright: ignore[reportArgumentType]
-            maximize=given["maximize"],
-            minimize=given["minimize"],
-            guard=given["guard"] or None,
-            store=given["store"],
-            name=given["study"],
-            seed=given["seed"],
-            rounds=given["rounds"],
-            verify_seconds=given["verify_seconds"],
-            recipe={
-                **recipe,
-                **{way: [given[way]] if given[way] else [] for way in ("maximize", "minimize")},
-                "guard": list(given["guard"]),
-            },
-            on_event=listener,
-        )
-    written = {}
-    if given["report"] is not None:
-        written["report"] = str(found.report(given["report"], command=shlex.join(["mlsysopt", *sys.argv[1:]])))
-    if as_json:
-        print_json({**found.to_json(), "written": written})
-    else:
-        click.echo("\n".join([found.text(), *(f"report: {path}" for path in written.values())]))
-    return found.exit_code
 
 
 @tune.command()

@@ -14,11 +14,13 @@ from mlsysopt.core.errors import UsageError
 if TYPE_CHECKING:
     from mlsysopt.core.target import Target
 
-__all__ = ["VALIDITY", "discovered", "goals", "recipe_of", "target_options"]
+__all__ = ["MOST_DISCOVERY_S", "VALIDITY", "discovered", "goals", "recipe_of", "target_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 VALIDITY = ("all", "learned", "none")
+MOST_DISCOVERY_S = 60.0
+"""Seconds that a run looks for valid ranges at most, before its trials."""
 
 _TARGET = (
     click.option("--workload", metavar="NAME", help="Workload of the target, e.g. mixgraph, tpcb."),

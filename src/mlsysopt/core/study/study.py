@@ -331,7 +331,10 @@ class Study:
                 if session is None
                 else self._measuring(opened, session)
             )
-            return self._verified(opened, measurer, candidates, max(2, len(candidates)), looks, seconds)
+            done = self._verified(opened, measurer, candidates, max(2, len(candidates)), looks, seconds)
+            # Asked again, it is measured again.
+            unfinished.close(opened.optuna)
+            return done
 
     @contextmanager
     def turns(self, budget: Budget | int | float | str, *, session: Session) -> Generator[Turns]:

@@ -265,8 +265,9 @@ class Server(Protocol):
         workloads: Name -> workload; the first is the default.
 
     Optional attributes and hooks: `presets` (name -> knobs; the first is tuned when nobody says), `folders`
-    (where programs are outside PATH), `account` (users to run as when root), `marker` (file that shows a data
-    folder of this server), `version_flag`, `infrastructure` (patterns of log lines that blame the machine),
+    (where programs are outside PATH), `hint` (where to get what no package brings), `account` (users to run as
+    when root), `marker` (file that shows a data folder of this server), `version_flag`, `infrastructure`
+    (patterns of log lines that blame the machine),
     `counted` (counter -> what it counts) with `counters(address)`, `set_live(address, config)` (raises
     `Refused`; may return the values really used), `check(address, loaded) -> str | None`, `export(config) -> lines`.
     """

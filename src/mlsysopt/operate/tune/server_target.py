@@ -255,7 +255,7 @@ def server_target(
     """
     hooked = Hooked(server, source or server.name)
     programs = {
-        name: program(name, also=getattr(server, "folders", ()), package=package)
+        name: program(name, also=getattr(server, "folders", ()), package=package, hint=getattr(server, "hint", ""))
         for name, package in server.programs.items()
     }
     chosen_name = workload or next(iter(server.workloads))

@@ -37,6 +37,7 @@ class FoundationDB:
 
     name = "foundationdb"
     programs: ClassVar = dict.fromkeys(("fdbserver", "fdbcli"), "")  # Debian has no package of it
+    hint = "get server and clients from github.com/apple/foundationdb/releases"
     folders = ("/usr/sbin", "/usr/local/sbin", "/usr/local/libexec")
     groups: ClassVar = {"storage": "storage servers and their cache", "log": "transaction logs", "proxy": "batches"}
     fences: ClassVar = {
