@@ -18,7 +18,7 @@ from mlsysopt.core.space import Float, Int
 from mlsysopt.core.store import Store
 from mlsysopt.core.study.events import Event
 from mlsysopt.core.target import Failure, Outcome
-from mlsysopt.operate.tune import discover as module
+from mlsysopt.operate.tune import discovery as module
 from mlsysopt.operate.tune.discovery import discover, known
 from mlsysopt.operate.tune.server import Knob
 from mlsysopt.operate.tune.server_target import server_target
