@@ -36,7 +36,7 @@ demo: python  ## set up what it needs and tune a real RocksDB (under eight minut
 	exit $$code
 
 test: dev  ## set up what is missing and run every test
-	@$(PYTHON) scripts/environment.py dev --packages rocksdb-tools postgresql redis-server chromium
+	@$(PYTHON) scripts/environment.py dev --packages rocksdb-tools postgresql redis-server memcached chromium
 	@if [ -z "$${MLSYSOPT_DATA:-}" ]; then echo "no data mirror (MLSYSOPT_DATA): tests that need a data set run on small generated cases"; fi
 	$(BIN)/python -m pip check
 	@code=0; \

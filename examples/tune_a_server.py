@@ -18,7 +18,7 @@ def main() -> int:
     except MissingProgram as error:
         print(error)
         return 0
-    found = tune.discover(target, budget="5s", store=":memory:")
+    found = tune.discover(target, budget="5s")
     print(found.text())
     study = Study(found.target, sampler="tpe", seed=1)
     result = study.run(6, verify=False)

@@ -36,6 +36,7 @@ PROGRAMS = {
     "rocksdb-tools": ("db_bench",),
     "postgresql": ("initdb", "/usr/lib/postgresql/*/bin/initdb"),
     "redis-server": ("redis-server",),
+    "memcached": ("memcached",),
     "chromium": ("chromium",),
 }
 

@@ -59,6 +59,7 @@ EXTRAS: dict[str, dict[str, str]] = {
         "redis": "redis",
         "rocksdict": "rocksdict",
         "optuna-dashboard": "optuna_dashboard",
+        "gymnasium": "gymnasium",
     },
     "graph": {
         "torch": "torch",
@@ -83,7 +84,10 @@ EXTRAS: dict[str, dict[str, str]] = {
 
 PROGRAMS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "db_bench": ("rocksdb-tools", (), "tune rocksdb with RocksDB's own benchmark"),
-    "initdb": ("postgresql", ("/usr/lib/postgresql/*/bin",), "a PostgreSQL store in tests"),
+    "postgres": ("postgresql", ("/usr/lib/postgresql/*/bin",), "tune postgres, in private clusters"),
+    "pgbench": ("postgresql", ("/usr/lib/postgresql/*/bin",), "the load of tune postgres"),
+    "redis-server": ("redis-server", (), "tune redis"),
+    "redis-benchmark": ("redis-tools", (), "the load of tune redis"),
     "chromium": ("chromium", (), "browser tests of reports"),
 }
 

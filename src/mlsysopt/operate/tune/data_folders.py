@@ -102,9 +102,13 @@ class DataFolders:
             )
         return folder
 
-    def restored(self, name: str) -> Path:
-        """Return a copy of the empty folder: the last one, with what has changed in it put right."""
-        source, folder = self.empty(), self.root / name
+    def probe(self) -> Path:
+        """Return a copy of the empty folder to start on."""
+        return self._restored(self.empty(), "probe")
+
+    def _restored(self, source: Path, name: str) -> Path:
+        """Return a copy of a folder: the last one, with what has changed in it put right."""
+        folder = self.root / name
         if not folder.is_dir():
             return self.copy(source, name)
         restore(source, folder)
@@ -117,15 +121,16 @@ class DataFolders:
         return Address(*service.address, place.folder, place.programs, place.user)
 
     def trial(self) -> Path:
-        """Return a fresh copy of the filled folder to run on.
+        """Return a copy of the filled folder to run on, with nothing left of earlier runs.
 
         Raises:
             InfrastructureError: there is no room for it.
         """
+        golden = self.filled()
         free = shutil.disk_usage(self.root).free
         if free < _ROOM * self._golden_bytes:
             raise InfrastructureError(
                 f"{self.root} is too small: {format_bytes(free)} free, "
                 f"{format_bytes(_ROOM * self._golden_bytes)} needed for a copy of the data; give another --directory"
             )
-        return self.copy(self.filled(), "trial")
+        return self._restored(golden, "trial")

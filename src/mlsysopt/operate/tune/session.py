@@ -212,7 +212,7 @@ class ServerSession:
             return self._probe_live(config, set_live)
         self._stop_live()
         if self._probed is None:
-            self._probed = self.data.restored("probe")
+            self._probed = self.data.probe()
         place = self.data.place(self._probed)
         # A server that was killed, or did not start, may leave its folder in any state.
         self._probed = None
