@@ -25,15 +25,37 @@ from mlsysopt.core.target import Failure, Measurement, Target
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["BASELINE_RUNS", "STARTS", "TrialLoop", "smallest_budget_s"]
+__all__ = ["BASELINE_RUNS", "STARTS", "SharedCanary", "TrialLoop", "smallest_budget_s"]
 
 BASELINE_RUNS = 3
 STARTS = 5
 VERIFY_ROUNDS = 6
 MOST_ROUNDS = 3
 """Paired rounds that a trial can earn by challenging the leader."""
+RACING_SHARE = 1 / 3
+"""Part of the time that further rounds of would-be leaders may take: a short search is for looking around."""
 MOST_REFUSALS = 200
 """Refused proposals in a row after which the sampler is plainly unable to find a valid one."""
+
+
+@dataclass
+class SharedCanary:
+    """A run of the default that holds for the next few trials, of whichever study they are.
+
+    Args:
+        every: Trials for which one run holds.
+    """
+
+    every: int = 4
+    _last: Measurement | None = None
+    _used: int = 0
+
+    def get(self, run: Callable[[], Measurement]) -> Measurement:
+        """Return the last run of the default, or make a new one when it has held long enough."""
+        if self._last is None or self._used >= self.every:
+            self._last, self._used = run(), 0
+        self._used += 1
+        return self._last
 
 
 def smallest_budget_s(run_s: float) -> float:
@@ -58,6 +80,7 @@ class TrialLoop:
         clock: What a budget of time is counted by.
         verifies: Whether time is set aside for a verification.
         learner: Looks into failures; None leaves them as they are.
+        canaries: Runs of the default that several studies share; None gives every trial one of its own.
 
     Attributes:
         run_s: Seconds of one run of the default.
@@ -79,8 +102,10 @@ class TrialLoop:
     clock: Callable[[], float] = time.monotonic
     verifies: bool = True
     learner: Learner | None = None
+    canaries: SharedCanary | None = None
     run_s: float = 0.0
     ask_cpu_s: float = 0.0
+    _racing_s: float = 0.0
     _started: float = 0.0
     _refusals: int = 0
 
@@ -164,6 +189,12 @@ class TrialLoop:
 
     def _ours(self, row: Any) -> bool:
         return row.machine == self.machine
+
+    def _before(self, number: int, round: int, seed: int) -> Measurement:
+        """Return the run of the default that a trial is compared with; one that defends a lead has its own."""
+        if self.canaries is None or round > 0:
+            return self._canary(number, round, seed)
+        return self.canaries.get(lambda: self._canary(number, round, seed))
 
     def _canary(self, number: int, round: int, seed: int) -> Measurement:
         failures: list[Failure] = []
@@ -288,7 +319,8 @@ class TrialLoop:
             # One seed for both: the same operations in the same order, so that their noise cancels.
             seed = integer_seed(self.seed, worker=self.worker, trials=trial.number, role="trial", round=len(pairs))
             with self.measurer.exclusive():
-                canary = self._canary(trial.number, len(pairs), seed)
+                before = self.clock()
+                canary = self._before(trial.number, len(pairs), seed)
                 outcome = self.measurer.take(
                     config, trial=trial.number, role="trial", round=len(pairs), side="trial", seed=seed
                 )
@@ -297,6 +329,7 @@ class TrialLoop:
                 self._tell_failure(trial, outcome, state=outcome.kind, blamed=blamed)
                 return True
             pairs.append((canary, outcome))
+            self._racing_s += self.clock() - before if len(pairs) > 1 else 0.0
             if not self._earns_another_round(pairs, config):
                 break
         self._tell_success(trial, config, pairs)
@@ -311,6 +344,8 @@ class TrialLoop:
         """
         rating = self.rating
         if len(rating.objectives) != 1 or len(pairs) >= MOST_ROUNDS or self.left_s() < 4 * self.run_s:
+            return False
+        if self._racing_s > RACING_SHARE * (self.clock() - self._started):
             return False
         best = leader(self.views())
         bar = max(best.gains[0], 0.0) if best is not None else 0.0

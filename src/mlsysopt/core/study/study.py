@@ -26,7 +26,7 @@ from mlsysopt.core.study.budget import Budget
 from mlsysopt.core.study.events import Event, Listener
 from mlsysopt.core.study.guards import Guard, parse_guards
 from mlsysopt.core.study.learning import PROBING_SHARE, Learner, evidence_of_probes
-from mlsysopt.core.study.loop import TrialLoop
+from mlsysopt.core.study.loop import SharedCanary, TrialLoop
 from mlsysopt.core.study.measuring import Measurer
 from mlsysopt.core.study.minimal import ROUNDS, Minimal, find_minimal
 from mlsysopt.core.study.noise import typical
@@ -337,20 +337,23 @@ class Study:
             return done
 
     @contextmanager
-    def turns(self, budget: Budget | int | float | str, *, session: Session) -> Generator[Turns]:
+    def turns(
+        self, budget: Budget | int | float | str, *, session: Session, canaries: SharedCanary | None = None
+    ) -> Generator[Turns]:
         """Run the study a trial at a time, on a session that several studies share.
 
         Args:
             budget: Trials, or seconds in which the target is occupied; nothing is set aside for a
                 verification.
             session: An open session of the target.
+            canaries: Runs of the default that the studies share; None gives every trial one of its own.
         """
         plan = Budget.parse(budget)
         with ExitStack() as stack:
             opened = self._enter(stack)
             measurer = self._measuring(opened, session)
             loop = self._loop(opened, plan, measurer, self._spent(opened))
-            loop.clock, loop.verifies = (lambda: measurer.occupied_s), False
+            loop.clock, loop.verifies, loop.canaries = (lambda: measurer.occupied_s), False, canaries
             yield Turns(self.name, opened, loop)
 
     def _looks(self, rounds: int | None) -> tuple[int, ...]:

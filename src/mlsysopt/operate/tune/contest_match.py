@@ -21,7 +21,7 @@ from mlsysopt.core.store import MeasurementRow, Store
 from mlsysopt.core.study import Budget, Candidate, Event, Study, TrialView
 from mlsysopt.core.study.events import Listener
 from mlsysopt.core.study.learning import evidence_of_probes
-from mlsysopt.core.study.loop import BASELINE_RUNS, STARTS
+from mlsysopt.core.study.loop import BASELINE_RUNS, STARTS, SharedCanary
 from mlsysopt.core.study.objectives import Objective, parse_objectives
 from mlsysopt.core.study.turns import Turns
 from mlsysopt.core.study.verification import LOOKS
@@ -34,6 +34,8 @@ __all__ = ["VALIDITY", "Match", "Plan"]
 VALIDITY: dict[str, Literal["auto", "learned", "none"]] = {"all": "auto", "learned": "learned", "none": "none"}
 """Word of a contest -> word of its studies."""
 
+CANARY_EVERY = 4
+"""Turns for which one run of the default holds; they follow one another within half a minute."""
 _NEVER_RAN = ("lost", "running", "refused", "infrastructure")
 _JUDGED = "contest"
 
@@ -82,6 +84,7 @@ class Match:
     recipe: Mapping[str, Any] | None
     listener: Listener | None
     clock: Literal["wall", "cpu"] = "wall"
+    canaries: SharedCanary = field(default_factory=SharedCanary)
     entries: list[Entry] = field(default_factory=list[Entry])
     notes: list[str] = field(default_factory=list[str])
 
@@ -110,6 +113,8 @@ class Match:
 
     def _play(self, seed: int, session: Session) -> None:
         entrants: list[_Entrant] = []
+        # Whoever takes the next turn runs the default for the turns after it as well: time is equal in the end.
+        self.canaries = SharedCanary(CANARY_EVERY)
         with ExitStack() as stack:
             try:
                 for validity in self.plan.validity:
@@ -138,7 +143,9 @@ class Match:
             name, tuner, seed, VALIDITY[validity], recipe,
             lambda event: self._pass_on(event, f"{who}: {event.text}", tuner=tuner, validity=validity, seed=seed),
         )  # fmt: skip
-        turns = stack.enter_context(study.turns(Budget(seconds=self.plan.seconds), session=session))
+        turns = stack.enter_context(
+            study.turns(Budget(seconds=self.plan.seconds), session=session, canaries=self.canaries)
+        )
         turns.adopt(self._shared_default(name, seed))
         turns.prepare()
         if first:
