@@ -293,15 +293,14 @@ def test_a_full_disk_is_the_machines_fault_with_free_against_needed(
         assert session.measure({}, seed=3).ok
 
 
-def test_a_copy_that_fails_is_the_machines_fault_and_leaves_no_half(data: Path) -> None:
+def test_a_copy_that_fails_is_the_machines_fault_and_is_put_right_later(data: Path) -> None:
     with opened(data) as session:
         assert session.measure({"workers": 8}, seed=1).ok
         assert failure(session.measure({"workers": 65}, seed=1)).kind == "rejected"
         golden = session.data.filled()
         shutil.move(golden, golden.with_name("moved"))
         failed = failure(session.measure({}, seed=2))
-        assert failed.kind == "infrastructure" and failed.reason.startswith("the data could not be copied: cp: ")
-        assert not (session.folder / "trial").exists()
+        assert failed.kind == "infrastructure" and "No such file or directory" in failed.reason
         shutil.move(golden.with_name("moved"), golden)
         assert session.measure({}, seed=3).ok
 
