@@ -30,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", default=BUDGET)
     options = parser.parse_args(arguments)
     from mlsysopt.operate.tune.discovery import discover
+    from mlsysopt.operate.tune.server_files import server
     from mlsysopt.operate.tune.server_target import server_target
-    from mlsysopt.operate.tune.servers.postgres import server
 
     bench = Bench(
         "tune_databases_minimal",
@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"PostgreSQL mixed, essentials, {options.budget}, tpe; three nested sets, 8 rounds fixed beforehand",
     )
     try:
-        target = server_target(server, workload="mixed", memory=MEMORY, directory=options.directory, seconds=LOAD_S)
+        target = server_target(
+            server("postgres"), workload="mixed", memory=MEMORY, directory=options.directory, seconds=LOAD_S
+        )
     except MissingProgram as error:
         return bench.missing(str(error))
     with temporary_folder("bench-minimal-") as folder:

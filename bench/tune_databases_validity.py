@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from bench.protocol import Bench
 from mlsysopt.core.errors import MissingProgram
@@ -87,7 +87,7 @@ def plain(target: Any, session: Any, seed: int) -> Run:
     return Run(tuple(valid[1:]), 0, 0.0, (time.process_time() - began) / TRIALS)
 
 
-def studied(target: Any, session: Any, seed: int, *, validity: str) -> Run:
+def studied(target: Any, session: Any, seed: int, *, validity: Literal["learned", "none"]) -> Run:
     """The tuner's own loop, without canaries."""
     from mlsysopt.core.search.validity import ValiditySampler
     from mlsysopt.core.study import Study
@@ -99,20 +99,22 @@ def studied(target: Any, session: Any, seed: int, *, validity: str) -> Run:
         seed=seed,
         validity=validity,
         guard={"p99_ms": "off"},
-        clock="wall",  # pyright: ignore[reportArgumentType]
+        clock="wall",
     )
     with study.turns(TRIALS, session=session) as turns:
         loop = turns._loop  # pyright: ignore[reportPrivateUsage]
         turns.prepare()
         default = session.measure({}, seed=1)
-        loop._canary = lambda *_: default  # pyright: ignore[reportPrivateUsage]
-        loop._earns_another_round = lambda *_: False  # pyright: ignore[reportPrivateUsage]
+        # No canaries and no races: what counts here is which trials are valid.
+        setattr(loop, "_canary", lambda *_: default)  # noqa: B010
+        setattr(loop, "_earns_another_round", lambda *_: False)  # noqa: B010
         while turns.step():
             pass
         trials = [view for view in turns.trials() if not view.is_default]
         rows = loop.store.measurements(study.name, role="probe")
         sampler = loop.study.sampler
-        rules = sampler.model(loop.study).rules if isinstance(sampler, ValiditySampler) else ()
+        model = sampler.model(loop.study) if isinstance(sampler, ValiditySampler) else None
+        rules = model.rules if model is not None else ()
     return Run(
         tuple(view.valid for view in trials), len(rows), sum(row.wall_s for row in rows), turns.ask_cpu_s / TRIALS,
         tuple(rules),
@@ -151,8 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from mlsysopt.core.store import Store
     from mlsysopt.core.target import Limits
     from mlsysopt.operate.tune.discovery import discover
+    from mlsysopt.operate.tune.server_files import server
     from mlsysopt.operate.tune.server_target import server_target
-    from mlsysopt.operate.tune.servers.postgres import server
 
     bench = Bench(
         "tune_databases_validity",
@@ -163,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         target = server_target(
-            server, workload="select", knobs=KNOBS, memory=MEMORY, constraints=False, seconds=LOAD_S,
+            server("postgres"), workload="select", knobs=KNOBS, memory=MEMORY, constraints=False, seconds=LOAD_S,
             directory=options.directory,
         )  # fmt: skip
     except MissingProgram as error:
