@@ -20,8 +20,8 @@ def main() -> int:
         return 0
     found = tune.discover(target, budget="5s")
     print(found.text())
-    study = Study(found.target, sampler="tpe", seed=1)
-    result = study.run(6, verify=False)
+    study = Study(found.target, maximize="tps", sampler="tpe", seed=1)
+    result = study.run(4, verify=False)
     print(result.text())
     for trial in study.trials():
         print(trial.number, trial.state, dict(trial.config), trial.reason[:60])
