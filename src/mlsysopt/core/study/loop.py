@@ -296,9 +296,10 @@ class TrialLoop:
     def _ask(self) -> tuple[optuna.Trial, dict[str, Any]]:
         began = time.process_time()
         trial = self.study.ask()
-        self.ask_cpu_s += time.process_time() - began
         fixed = self.store.fixed_params(trial)
+        # Optuna asks the sampler only now.
         wanted = fixed if fixed is not None else trial.relative_params
+        self.ask_cpu_s += time.process_time() - began
         params = {
             name: _suggest(trial, name, distribution)
             for name, distribution in self.space.distributions().items()
