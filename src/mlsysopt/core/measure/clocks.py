@@ -8,6 +8,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from mlsysopt.core.processes.memory import descendants
+
 __all__ = ["Stopwatch", "tree_cpu"]
 
 _PROC = Path("/proc")
@@ -26,7 +28,7 @@ def tree_cpu(pid: int | None = None) -> float:
     children count only once they have ended.
     """
     if pid is not None:
-        return sum(_process_cpu(member) for member in [pid, *_descendants(pid)])
+        return sum(_process_cpu(member) for member in [pid, *descendants(pid)])
     return time.process_time() + _others_cpu()
 
 
@@ -59,27 +61,7 @@ class Stopwatch:
 
 def _others_cpu() -> float:
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return ended.ru_utime + ended.ru_stime + sum(_process_cpu(pid) for pid in _descendants(os.getpid()))
-
-
-def _descendants(pid: int) -> list[int]:
-    found: list[int] = []
-    pending = [pid]
-    while pending:
-        direct = _children(pending.pop())
-        found += direct
-        pending += direct
-    return found
-
-
-def _children(pid: int) -> list[int]:
-    """List children by the kernel's own list, which is kept per thread."""
-    found: list[int] = []
-    with suppress(OSError), os.scandir(f"/proc/{pid}/task") as threads:
-        for thread in threads:
-            with suppress(OSError), open(f"{thread.path}/children") as listing:
-                found += [int(word) for word in listing.read().split()]
-    return found
+    return ended.ru_utime + ended.ru_stime + sum(_process_cpu(pid) for pid in descendants(os.getpid()))
 
 
 def _process_cpu(pid: int) -> float:

@@ -25,7 +25,7 @@ __all__ = ["VALID", "Evidence", "Table", "evidence_of", "inside"]
 Flags = NDArray[np.bool_]
 
 VALID = "valid"
-"""The constraint that every trial of a study carries; `study.rating` writes it, and may not be imported from here."""
+"""Constraint that every trial of a study carries: -1 for one that ran, +1 for one that did not."""
 
 _STARTING = frozenset({"rejected", "timeout"})
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 import statistics
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from optuna.samplers import BaseSampler, RandomSampler
-from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from mlsysopt.core.errors import SpaceError, StudyError, UsageError
+from mlsysopt.core.errors import SpaceError, UsageError
 from mlsysopt.core.search.history import UNBLAMED
+from mlsysopt.core.search.whole import WholeSampler
 from mlsysopt.core.seeds import integer_seed, stream
 from mlsysopt.core.space import Space
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
@@ -210,8 +207,8 @@ def fresh(space: Space, seen: set[str], rng: np.random.Generator) -> dict[str, A
     return next((one for one in drawn if space.canonical(one) not in seen), drawn[0])
 
 
-class PastSampler(BaseSampler):
-    """What samplers that propose whole configurations from past trials have in common with Optuna.
+class PastSampler(WholeSampler):
+    """What samplers without a model have in common: starting points, and what was tried.
 
     A subclass implements `propose`. Its state must be a function of the trials and the seed.
 
@@ -230,62 +227,20 @@ class PastSampler(BaseSampler):
             raise UsageError(f"n_trials must be at least 1, got {n_trials}")
         if n_startup < 0:
             raise UsageError(f"n_startup must be at least 0, got {n_startup}")
-        self.space, self.n_trials, self.n_startup = space, n_trials, n_startup
-        self.seed = int(seed)
+        super().__init__(space=space, seed=seed)
+        self.n_trials, self.n_startup = n_trials, n_startup
         self.past = Past()
-        self._independent = RandomSampler(seed=self.seed)
-        self._intersection = IntersectionSearchSpace()
-        # Repeats within one trial must differ: a wrapper that refuses a proposal asks again.
-        self._asked: tuple[int, int] = (-1, 0)
 
     @abstractmethod
     def propose(self, study: Study, trial: FrozenTrial, space: Space, rng: np.random.Generator) -> dict[str, Any]:
         """Return a valid configuration, after the starting points; `past` is up to date."""
 
-    def reseed_rng(self) -> None:
-        self.seed = int(np.random.SeedSequence().generate_state(1)[0])
-        self._independent.reseed_rng()
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        _refuse_several(study)
-        if self.space is not None:
-            return self.space.distributions()
-        found = self._intersection.calculate(study)
-        return {name: distribution for name, distribution in found.items() if not distribution.single()}
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        _refuse_several(study)
-        if not search_space:
-            return {}
-        space = self.space if self.space is not None else Space.from_distributions(search_space)
-        number, times = self._asked
-        self._asked = (trial.number, times + 1 if number == trial.number else 0)
-        round = self._asked[1]
+    def whole(self, study: Study, trial: FrozenTrial, space: Space, round: int) -> dict[str, Any]:
         self.past.read(study, space, ignore=trial.number)
-        config = None
         if trial.number < self.n_startup and round == 0:
             default = self.space is not None
-            config = start(space, self.n_startup, self.seed, trial.number, self.past.seen, default=default)
-        if config is None:
-            rng = stream(self.seed, trials=trial.number, role="proposal", round=round)
-            config = self.propose(study, trial, space, rng)
-        return {name: value for name, value in space.to_params(config).items() if name in search_space}
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        _refuse_several(study)
-        return self._independent.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        self._independent.after_trial(study, trial, state, values)
-
-
-def _refuse_several(study: Study) -> None:
-    count = len(study.directions)
-    if count > 1:
-        raise StudyError(
-            f"this sampler improves one objective, the study has {count}; use tpe or nsga2, or make the others guards"
-        )
+            first = start(space, self.n_startup, self.seed, trial.number, self.past.seen, default=default)
+            if first is not None:
+                return first
+        rng = stream(self.seed, trials=trial.number, role="proposal", round=round)
+        return self.propose(study, trial, space, rng)

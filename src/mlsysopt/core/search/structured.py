@@ -11,11 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from optuna.samplers import BaseSampler, RandomSampler
-from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study, StudyDirection
 
 from mlsysopt.core.errors import StudyError
@@ -25,12 +23,12 @@ from mlsysopt.core.search.history import History, Read, read
 from mlsysopt.core.search.model import Model, Settings, fit
 from mlsysopt.core.search.subgoals import FIRST_MAP, Subgoal, check_map, correlation, prior_weights, subgoal_map
 from mlsysopt.core.search.threads import one_thread
+from mlsysopt.core.search.whole import WholeSampler, in_common, refuse_several
 from mlsysopt.core.seeds import integer_seed
 from mlsysopt.core.space import Choice, Space
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial, TrialState
+    from optuna.trial import FrozenTrial
 
 __all__ = ["Row", "StructuredGPSampler"]
 
@@ -66,7 +64,7 @@ class Row:
     explained: float | None
 
 
-class StructuredGPSampler(BaseSampler):
+class StructuredGPSampler(WholeSampler):
     """Structured multi-task Gaussian processes with guards, as an ordinary Optuna sampler.
 
     What trials may carry in their user attributes: `metrics` (name -> logarithm of the ratio to a
@@ -153,56 +151,20 @@ class StructuredGPSampler(BaseSampler):
             raise StudyError("subgoals='knowledge' needs knowledge=: metric -> knobs that drive it")
         if space is not None and not isinstance(subgoals, str):
             check_map(subgoals, space.names)
+        super().__init__(space=space, seed=int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed)
         self._subgoals, self._knowledge = subgoals, dict(knowledge or {})
-        self._space = space
         self._metrics, self._effective, self._noise = metrics, effective, noise
         self._validity, self._times, self._shares = validity, times, shares
         self._residual, self._decompose, self._n_startup = residual, decompose, n_startup
-        self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
-        self._independent = RandomSampler(seed=self._seed)
-        self._intersection = IntersectionSearchSpace()
-        # Repeats within one trial must differ: a wrapper that refuses a proposal asks again.
-        self._asked: tuple[int, int] = (-1, 0)
         self._found: tuple[tuple[Any, ...], tuple[Subgoal, ...], tuple[Subgoal, ...]] | None = None
 
-    # --- Optuna's protocol -----------------------------------------------------------------------
+    # --- proposing -------------------------------------------------------------------------------
 
-    def reseed_rng(self) -> None:
-        self._seed = int(np.random.SeedSequence().generate_state(1)[0])
-        self._independent.reseed_rng()
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        _refuse_several(study)
-        if self._space is not None:
-            return self._space.distributions()
-        found = self._intersection.calculate(study)
-        return {name: distribution for name, distribution in found.items() if not distribution.single()}
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        _refuse_several(study)
-        if not search_space:
-            return {}
-        space = self._space if self._space is not None else Space.from_distributions(search_space)
-        number, times = self._asked
-        self._asked = (trial.number, times + 1 if number == trial.number else 0)
-        seed = integer_seed(self._seed, trials=trial.number, role="structured", round=self._asked[1])
+    def whole(self, study: Study, trial: FrozenTrial, space: Space, round: int) -> dict[str, Any]:
+        seed = integer_seed(self.seed, trials=trial.number, role="structured", round=round)
         history = self._read(study, space, ignore=trial.number)
         with one_thread():
-            params = space.to_params(self._propose(history, space, seed))
-        return {name: value for name, value in params.items() if name in search_space}
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        _refuse_several(study)
-        return self._independent.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        self._independent.after_trial(study, trial, state, values)
-
-    # --- proposing -------------------------------------------------------------------------------
+            return self._propose(history, space, seed)
 
     def _read(self, study: Study, space: Space, *, ignore: int | None = None) -> History:
         return read(
@@ -235,8 +197,8 @@ class StructuredGPSampler(BaseSampler):
 
     def _start(self, history: History, space: Space, seed: int) -> dict[str, Any]:
         """Return the first starting point that nobody took: the default, then Sobol points."""
-        points = [space.default()] if self._space is not None else []
-        points += space.sobol(self._n_startup + 1, integer_seed(self._seed, role="start"))
+        points = [space.default()] if self.space is not None else []
+        points += space.sobol(self._n_startup + 1, integer_seed(self.seed, role="start"))
         fresh = [point for point in points if space.canonical(point) not in history.seen]
         return fresh[0] if fresh else space.sample(np.random.default_rng(seed), 1)[0]
 
@@ -296,7 +258,7 @@ class StructuredGPSampler(BaseSampler):
         if self._found is None or self._found[0] != key:
             x, gain = history.x[:due], history.gain[:due]
             groups = [settings.columns_of[knob] for knob in knobs]
-            seed = integer_seed(self._seed, role="map")
+            seed = integer_seed(self.seed, role="map")
             ranked = sorted(names, key=lambda name: -abs(correlation(history.metrics[name][:due], gain)))
             used = {name: history.metrics[name][:due] for name in ranked[:MOST_SUBGOALS]}
             found = subgoal_map(x, used, gain, knobs, groups, prior=prior, seed=seed)
@@ -314,7 +276,7 @@ class StructuredGPSampler(BaseSampler):
         Raises:
             StudyError: fewer than two valid trials, several objectives, or no common parameters.
         """
-        _refuse_several(study)
+        refuse_several(study)
         space = self._space_of(study)
         history = self._read(study, space)
         if len(history) < 2:
@@ -350,24 +312,14 @@ class StructuredGPSampler(BaseSampler):
         return sorted(rows, key=lambda row: (-abs(row.effect), row.metric, -row.weight))
 
     def _space_of(self, study: Study) -> Space:
-        if self._space is not None:
-            return self._space
-        found = self._intersection.calculate(study)
-        open_ones = {name: distribution for name, distribution in found.items() if not distribution.single()}
-        if not open_ones:
+        if self.space is not None:
+            return self.space
+        found = in_common(self._intersection, study)
+        if not found:
             raise StudyError("the study's trials have no parameter in common; pass space=")
-        return Space.from_distributions(open_ones)
+        return Space.from_distributions(found)
 
 
 def _as_given(name: str, weights: np.ndarray, knobs: Sequence[str]) -> Subgoal:
     order = [int(i) for i in np.argsort(-weights, kind="stable") if weights[i] > 0]
     return Subgoal(name, tuple(knobs[i] for i in order), {knobs[i]: float(weights[i]) for i in order})
-
-
-def _refuse_several(study: Study) -> None:
-    directions = cast("Sequence[StudyDirection]", study.directions)
-    if len(directions) > 1:
-        raise StudyError(
-            f"this sampler improves one objective, the study has {len(directions)}; "
-            "use tpe or nsga2, or make the others guards"
-        )

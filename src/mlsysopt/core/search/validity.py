@@ -20,6 +20,7 @@ from mlsysopt.core.search.forest import Forest
 from mlsysopt.core.search.rules import LearnedRule, learn
 from mlsysopt.core.search.space_sampler import SpaceSampler
 from mlsysopt.core.search.threads import one_thread
+from mlsysopt.core.search.whole import in_common
 from mlsysopt.core.seeds import stream
 from mlsysopt.core.space import Expression, Float, Int, Permutation, Space
 from mlsysopt.core.space.columns import Codes, active_masks, at_positions, configs_of, of_configs, valid_rows
@@ -232,7 +233,7 @@ class ValiditySampler(BaseSampler):
     def _space_of(self, study: Study) -> Space | None:
         if self.space is not None:
             return self.space
-        found = {name: one for name, one in self._intersection.calculate(study).items() if not one.single()}
+        found = in_common(self._intersection, study)
         return Space.from_distributions(found) if found else None
 
     def _keeper_of(self, space: Space) -> SpaceSampler:

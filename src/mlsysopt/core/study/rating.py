@@ -8,6 +8,7 @@ from functools import cached_property
 
 from mlsysopt.core.measure import Ratio
 from mlsysopt.core.quantities import format_number
+from mlsysopt.core.search.evidence import VALID
 from mlsysopt.core.space import Space
 from mlsysopt.core.stats.signed_rank import hodges_lehmann
 from mlsysopt.core.study.guards import Guard
@@ -17,9 +18,6 @@ from mlsysopt.core.study.result import GuardCheck
 from mlsysopt.core.target import Config, Measurement, Target
 
 __all__ = ["VALID", "Pair", "Rating"]
-
-VALID = "valid"
-"""Constraint that every trial carries: -1 for one that ran, +1 for one that did not."""
 
 Pair = tuple[Measurement, Measurement]
 """The default and a candidate, measured one after the other with one seed."""
