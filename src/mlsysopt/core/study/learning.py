@@ -9,10 +9,14 @@ from mlsysopt.core.store import MeasurementRow
 from mlsysopt.core.target import Config, Failure, Outcome
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
     from mlsysopt.core.search.evidence import Evidence
+    from mlsysopt.core.search.rules import LearnedRule
+    from mlsysopt.core.space import Space
     from mlsysopt.core.study.measuring import Measurer
 
-__all__ = ["PROBING_SHARE", "Learner", "evidence_of_probes"]
+__all__ = ["PROBING_SHARE", "Learner", "evidence_of_probes", "learned_rules"]
 
 PROBING_SHARE = 0.25
 """Part of a budget that finding ranges and looking into failures may take together."""
@@ -66,6 +70,22 @@ class Learner:
             return (), f"{count} probes found no culprit before their part of the budget was spent"
         said = f"{count} probes: it is {' with '.join(blamed)}" if blamed else f"{count} probes found no culprit"
         return blamed, said
+
+
+def learned_rules(
+    space: Space, trials: Iterable[FrozenTrial], rows: Iterable[MeasurementRow]
+) -> tuple[LearnedRule, ...]:
+    """Return the rules that trials and probes of a study teach, the hard ones first.
+
+    Args:
+        space: What may be chosen.
+        trials: All trials of the study.
+        rows: Its measurements of role `probe`.
+    """
+    from mlsysopt.core.search.evidence import evidence_of
+    from mlsysopt.core.search.validity import ValidityModel
+
+    return ValidityModel(space, [*evidence_of(trials, space), *evidence_of_probes(rows)]).rules
 
 
 def evidence_of_probes(rows: Iterable[MeasurementRow]) -> list[Evidence]:

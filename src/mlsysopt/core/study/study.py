@@ -25,7 +25,7 @@ from mlsysopt.core.study import crew, unfinished, verdicts
 from mlsysopt.core.study.budget import Budget
 from mlsysopt.core.study.events import Event, Listener
 from mlsysopt.core.study.guards import Guard, parse_guards
-from mlsysopt.core.study.learning import PROBING_SHARE, Learner, evidence_of_probes
+from mlsysopt.core.study.learning import PROBING_SHARE, Learner, evidence_of_probes, learned_rules
 from mlsysopt.core.study.loop import SharedCanary, TrialLoop
 from mlsysopt.core.study.measuring import Measurer
 from mlsysopt.core.study.minimal import ROUNDS, Minimal, find_minimal
@@ -37,7 +37,7 @@ from mlsysopt.core.study.rating import Rating
 from mlsysopt.core.study.result import Candidate, Result, Status
 from mlsysopt.core.study.trials import TrialView, counts, given, views
 from mlsysopt.core.study.turns import Turns
-from mlsysopt.core.study.verification import LOOKS, Verifier, ranked
+from mlsysopt.core.study.verification import Verifier, looks_for, ranked
 from mlsysopt.core.target import Limits, Purpose, Session, Target
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ class Study:
         Raises:
             StudyError: the study has no trials, or fewer than 6 rounds are asked for.
         """
-        self._looks(rounds)
+        looks_for(rounds)
         with ExitStack() as stack:
             opened = self._enter(stack)
             if not self._trials(opened.optuna):
@@ -319,7 +319,7 @@ class Study:
             StudyError: fewer than 6 rounds are asked for.
             SpaceError: a configuration that is not valid.
         """
-        looks = self._looks(rounds)
+        looks = looks_for(rounds)
         looks = looks if early else looks[-1:]
         for config in configs:
             self.space.check(config)
@@ -355,11 +355,6 @@ class Study:
             loop = self._loop(opened, plan, measurer, self._spent(opened))
             loop.clock, loop.verifies, loop.canaries = (lambda: measurer.occupied_s), False, canaries
             yield Turns(self.name, opened, loop)
-
-    def _looks(self, rounds: int | None) -> tuple[int, ...]:
-        if rounds is not None and rounds < LOOKS[0]:
-            raise StudyError(f"{rounds} rounds cannot prove anything at 95 %: at least {LOOKS[0]} are needed")
-        return LOOKS if rounds is None else (*(n for n in LOOKS if n < rounds), rounds)
 
     def _loop(self, opened: Opened, plan: Budget, measurer: Measurer, spent: float) -> TrialLoop:
         loop = TrialLoop(
@@ -426,7 +421,7 @@ class Study:
         top = len(candidates) if others else top
         if not candidates:
             return self._result(opened, "not proven", [], "no trial was better than the default within its guards")
-        looks = self._looks(rounds)
+        looks = looks_for(rounds)
         with self._measurer(opened, "verify") as measurer:
             done = self._verified(opened, measurer, candidates, top, looks, seconds, budget)
         proven = [candidate for candidate in done if candidate.verdict == "proven"]
@@ -600,13 +595,11 @@ class Study:
         )
 
     def _rules(self, opened: Opened) -> tuple[dict[str, Any], ...]:
-        """Return what was learned about which configurations work, the firm rules first."""
-        from mlsysopt.core.search.validity import ValiditySampler
-
-        sampler = opened.optuna.sampler
-        model = sampler.model(opened.optuna) if isinstance(sampler, ValiditySampler) else None
-        rules = sorted(model.rules, key=lambda rule: (not rule.hard, -rule.refusals)) if model is not None else []
-        return tuple(asdict(rule) for rule in rules)
+        """Return what was learned about which configurations work; nothing where nobody was to learn."""
+        if not self._learns:
+            return ()
+        trials, rows = opened.optuna.get_trials(deepcopy=False), opened.store.measurements(self.name, role="probe")
+        return tuple(asdict(rule) for rule in learned_rules(self.space, trials, rows))
 
     def _finished(self, result: Result) -> Result:
         self._emit(Event("finished", result.text(), {"result": result.to_json()}))

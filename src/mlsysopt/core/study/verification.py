@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlsysopt.core.errors import StudyError
 from mlsysopt.core.measure import Comparison, Ratio, SideFailed, compare_many
 from mlsysopt.core.study.events import Event, Listener
 from mlsysopt.core.study.measuring import Measurer
@@ -25,9 +26,28 @@ from mlsysopt.core.study.trials import TrialView
 from mlsysopt.core.study.unfinished import FinishedRounds
 from mlsysopt.core.target import Failure
 
-__all__ = ["LOOKS", "Verifier", "ranked"]
+__all__ = ["LOOKS", "Verifier", "looks_for", "ranked"]
 
 LOOKS = (6, 8, 12, 16, 20)
+
+
+def looks_for(rounds: int | None) -> tuple[int, ...]:
+    """Return the rounds after which a verification may stop.
+
+    Args:
+        rounds: The largest number; None means the usual ones.
+
+    Raises:
+        StudyError: so few rounds cannot prove anything.
+
+    >>> looks_for(10)
+    (6, 8, 10)
+    """
+    if rounds is None:
+        return LOOKS
+    if rounds < LOOKS[0]:
+        raise StudyError(f"{rounds} rounds cannot prove anything at 95 %: at least {LOOKS[0]} are needed")
+    return (*(n for n in LOOKS if n < rounds), rounds)
 
 
 def ranked(trials: Sequence[TrialView], objective: Objective) -> list[TrialView]:

@@ -12,13 +12,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
-from mlsysopt.core.errors import StudyError, UsageError, near_misses
+from mlsysopt.core.errors import UsageError, near_misses
 from mlsysopt.core.processes import temporary_folder
 from mlsysopt.core.quantities import parse_quantity
 from mlsysopt.core.store import Store
 from mlsysopt.core.study.events import Listener
 from mlsysopt.core.study.objectives import parse_objectives
-from mlsysopt.core.study.verification import LOOKS
+from mlsysopt.core.study.verification import looks_for
 from mlsysopt.core.target import Target
 from mlsysopt.operate.tune.contest_match import VALIDITY, Match, Plan
 from mlsysopt.operate.tune.contest_rows import Entry, Row
@@ -99,8 +99,7 @@ def compare(
         verify_seconds=None if verify_seconds is None else _positive("verify_seconds", verify_seconds),
         **_goal(target, maximize, minimize),
     )
-    if rounds is not None and rounds < LOOKS[0]:
-        raise StudyError(f"{rounds} rounds cannot prove anything at 95 %: at least {LOOKS[0]} are needed")
+    looks_for(rounds)
     with ExitStack() as stack:
         where = store or stack.enter_context(temporary_folder("mlsysopt-contest-")) / "contest.db"
         match = Match(

@@ -20,11 +20,11 @@ from mlsysopt.core.stats import SequentialRule
 from mlsysopt.core.store import MeasurementRow, Store
 from mlsysopt.core.study import Budget, Candidate, Event, Study, TrialView
 from mlsysopt.core.study.events import Listener
-from mlsysopt.core.study.learning import evidence_of_probes
+from mlsysopt.core.study.learning import learned_rules
 from mlsysopt.core.study.loop import BASELINE_RUNS, STARTS, SharedCanary
 from mlsysopt.core.study.objectives import Objective, parse_objectives
 from mlsysopt.core.study.turns import Turns
-from mlsysopt.core.study.verification import LOOKS
+from mlsysopt.core.study.verification import looks_for
 from mlsysopt.core.target import Limits, Session, Target
 from mlsysopt.operate.tune.contest_rows import RANDOM, Entry, fairness, rows_of
 from mlsysopt.operate.tune.contest_table import Contest, facts, headline, so_far
@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def looks(self) -> tuple[int, ...]:
-        return LOOKS if self.rounds is None else (*(n for n in LOOKS if n < self.rounds), self.rounds)
+        return looks_for(self.rounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,15 +224,11 @@ class Match:
 
     def _rules(self, entrant: _Entrant) -> tuple[dict[str, Any], ...]:
         """Return what the trials and probes of a study teach about which configurations work."""
-        from mlsysopt.core.search.evidence import evidence_of
-        from mlsysopt.core.search.validity import ValidityModel
-
         if not any(trial.state not in ("valid", *_NEVER_RAN) for trial in entrant.turns.trials()):
             return ()
         stored = self._stored(entrant.study)
-        known = evidence_of(stored.get_trials(deepcopy=False), entrant.study.space)
-        known += evidence_of_probes(self.store.measurements(entrant.name, role="probe"))
-        rules = ValidityModel(entrant.study.space, known).rules
+        rows = self.store.measurements(entrant.name, role="probe")
+        rules = learned_rules(entrant.study.space, stored.get_trials(deepcopy=False), rows)
         return tuple({"text": rule.text, "origin": rule.origin, "hard": rule.hard} for rule in rules)
 
     # --- verifying -------------------------------------------------------------------------------
