@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mlsysopt.cli.options import print_json
+from mlsysopt.core.report.columns import aligned
 
 __all__ = ["Document", "table"]
 
@@ -48,10 +49,4 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: Seq
       a  b
       1  x
     """
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = [
-        [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        for row in cells
-    ]
-    return "\n".join("  " + "  ".join(line).rstrip() for line in lines)
+    return "\n".join(f"  {line}" for line in aligned([header, *rows], right=right))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlsysopt.core.quantities import format_bytes, format_seconds
+from mlsysopt.core.report.columns import aligned
 from mlsysopt.design.ablate.result import Result, RowResult
 
 if TYPE_CHECKING:
@@ -142,9 +143,7 @@ def columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     yy
     """
     kept = [i for i in range(len(names)) if any(row[i] not in ("-", "") for row in rows)] or [0]
-    cells = [[names[i] for i in kept], *([row[i] for i in kept] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(kept))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+    return "\n".join(aligned([[row[i] for i in kept] for row in (names, *rows)]))
 
 
 def forest(result: Result) -> Figure:

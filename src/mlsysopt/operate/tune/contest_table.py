@@ -11,6 +11,7 @@ from typing import Any
 from mlsysopt.core.errors import ArtefactError
 from mlsysopt.core.quantities import format_seconds
 from mlsysopt.core.references import Reference
+from mlsysopt.core.report.columns import aligned
 from mlsysopt.core.study.loop import STARTS
 from mlsysopt.operate.tune.contest_rows import RANDOM, SIGNIFICANT_SEEDS, UNUSABLE, Entry, Row, gap_below
 
@@ -265,10 +266,5 @@ def _percent(share: float) -> str:
 
 
 def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    figures = [name in ("valid", "trials", "spent s", "ask CPU-s", "p (Holm)") for name in header]
-    lines = [
-        [c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, figures, strict=True)]
-        for row in [header, *rows]
-    ]
-    return "\n".join("  " + "  ".join(line).rstrip() for line in lines)
+    figures = [i for i, name in enumerate(header) if name in ("valid", "trials", "spent s", "ask CPU-s", "p (Holm)")]
+    return "\n".join(f"  {line}" for line in aligned([header, *rows], right=figures))

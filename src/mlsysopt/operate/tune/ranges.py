@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlsysopt.core.quantities import format_bytes, format_seconds
+from mlsysopt.core.report.columns import aligned
 from mlsysopt.core.space import Bool, Float, Int, Space
 from mlsysopt.core.target import Value
 
@@ -135,7 +136,7 @@ class Discovery:
     def text(self) -> str:
         """Return a table for people."""
         header = ("knob", "low", "high", "probes", "low ends by", "high ends by")
-        rows: list[tuple[str, ...]] = [header]
+        rows: list[Sequence[str]] = [header]
         for one in self.found:
             low, high = one.low, one.high
             rows.append(
@@ -148,16 +149,11 @@ class Discovery:
                     high.words() if high else "-",
                 )
             )
-        widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-        right = (1, 2, 3)
-        lines = [
-            "  ".join(cell.rjust(width) if i in right else cell.ljust(width)
-                      for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-            for row in rows
-        ]  # fmt: skip
         void = f", {self.voided} of them void and repeated" if self.voided else ""
         end = f"{self.probes} probes in {format_seconds(self.seconds)}{void}"
-        return "\n".join([*lines, "", *self.notes, end if self.complete else f"{end}; not complete"])
+        return "\n".join(
+            [*aligned(rows, right=(1, 2, 3)), "", *self.notes, end if self.complete else f"{end}; not complete"]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the same for machines."""

@@ -14,6 +14,7 @@ from mlsysopt.core.errors import MissingExtra, MlsysoptError
 from mlsysopt.core.measure import machine
 from mlsysopt.core.places import artefact_header
 from mlsysopt.core.quantities import format_bytes, format_seconds, parse_quantity
+from mlsysopt.core.report.columns import aligned
 from mlsysopt.train.estimate.answer import Estimate, Verdict
 from mlsysopt.train.estimate.climb import Climb, answer
 from mlsysopt.train.estimate.measuring import Measuring, Note
@@ -170,11 +171,7 @@ class Plan:
 
     def __str__(self) -> str:
         header, lines = self.table()
-        widths = [max(len(row[place]) for row in [header, *lines]) for place in range(len(header))]
-        shown = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in [header, *lines]
-        ]
+        shown = aligned([header, *lines])
         limit = "" if self.time_s is None else f" within {format_seconds(self.time_s)}"
         shown.append(f"{self.room.text()}{limit}; spent {format_seconds(self.spent_s)} CPU")
         return "\n".join(shown)
