@@ -58,6 +58,8 @@ def plain(target: Any, session: Any, seed: int) -> Run:
     """TPE on Optuna's distributions; failures are FAIL, as its documentation says."""
     import optuna
 
+    from mlsysopt.testing.samplers import suggest
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = target.space()
     study = optuna.create_study(
@@ -71,12 +73,7 @@ def plain(target: Any, session: Any, seed: int) -> Run:
     for number in range(TRIALS):
         trial = study.ask()
         for name, one in space.distributions().items():
-            if isinstance(one, optuna.distributions.CategoricalDistribution):
-                trial.suggest_categorical(name, one.choices)
-            elif isinstance(one, optuna.distributions.IntDistribution):
-                trial.suggest_int(name, one.low, one.high, log=one.log, step=one.step)
-            else:
-                trial.suggest_float(name, one.low, one.high, log=one.log, step=one.step)
+            suggest(trial, name, one)
         params = {k: v for k, v in trial.params.items() if trial.params.get(f"{k}?", "range") == "range"}
         outcome = session.measure(space.from_params(params), seed=number + 1)
         valid.append(outcome.ok)

@@ -12,7 +12,7 @@ import click
 from mlsysopt.cli.options import config_file, option, print_json
 from mlsysopt.cli.tune_compare import compare
 from mlsysopt.cli.tune_options import MOST_DISCOVERY_S, discovered, goals, recipe_of, target_options
-from mlsysopt.core.errors import UsageError
+from mlsysopt.core.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from mlsysopt.core.store import Store, StudyInfo
@@ -97,27 +97,18 @@ def run(what: str, **given: Any) -> int:
 )
 def resume(store: str, study: str | None, budget: str | None, rediscover: bool, **given: Any) -> int:
     """Go on with the study in STORE: finished trials are kept, half a trial is marked lost."""
-    from mlsysopt.core.errors import StoreError
-
     recipe, name = stored_recipe(store, study)
     if budget is not None:
         recipe = {**recipe, "budget": budget}
     if rediscover:
-        # Trials of two versions may not share a study: this one stands beside the old one.
-        name, recipe = f"{name}/{_version_of(recipe)}", {key: recipe[key] for key in recipe if key != "charged_s"}
+        recipe = {key: recipe[key] for key in recipe if key != "charged_s"}
     try:
-        return _search(recipe, {**given, "store": store, "study": name})
+        return _search(recipe, {**given, "store": store, "study": name}, beside=rediscover)
     except StoreError as error:
         if "target.version" not in str(error):
             raise
         first, second, *_ = str(error).splitlines()
         raise StoreError(f"{first}\n{second}\n--rediscover begins a study of the new version beside it") from None
-
-
-def _version_of(recipe: dict[str, Any]) -> str:
-    from mlsysopt.operate.tune import targets
-
-    return str(targets.restore(recipe).fingerprint().get("version", "new"))
 
 
 @config_file
@@ -234,13 +225,17 @@ def discover(what: str, budget: str, store: str | None, again: bool, as_json: bo
     return 0
 
 
-def _search(recipe: dict[str, Any], given: dict[str, Any]) -> int:
+def _search(recipe: dict[str, Any], given: dict[str, Any], *, beside: bool = False) -> int:
     from mlsysopt.cli.progress import listening
     from mlsysopt.operate.tune import targets
 
     with listening() as listener:
-        target, recipe = _ranged(targets.restore(recipe), recipe, given["store"], listener)
-        study = study_of(target, recipe, given["store"], given["study"], listener)
+        target, name = targets.restore(recipe), given["study"]
+        if beside:
+            # Trials of two versions may not share a study: this one stands beside the old one.
+            name = f"{name}/{target.fingerprint().get('version', 'new')}"
+        target, recipe = _ranged(target, recipe, given["store"], listener)
+        study = study_of(target, recipe, given["store"], name, listener)
         result = study.run(recipe["budget"], workers=given["workers"], executor=given["executor"])
     if result.status == "interrupted" and given["store"]:
         click.echo(

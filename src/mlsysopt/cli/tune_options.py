@@ -80,9 +80,7 @@ def recipe_of(what: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {"target": what, "settings": {key: value for key, value in settings.items() if value is not None}}
 
 
-def discovered(
-    target: Target, *, budget_s: float, store: str | None, listener: Any = None, again: bool = False
-) -> tuple[Target, float]:
+def discovered(target: Target, *, budget_s: float, store: str | None, listener: Any = None) -> tuple[Target, float]:
     """Return a target with the ranges that it really takes, and the seconds that finding them took.
 
     What is known already is taken from the store; a target that cannot be probed comes back as it is.
@@ -93,7 +91,7 @@ def discovered(
         return target, 0.0
     from mlsysopt.operate.tune.discovery import discover
 
-    found = discover(target, budget=budget_s, store=store, again=again, on_event=listener)
+    found = discover(target, budget=budget_s, store=store, on_event=listener)
     return found.target, found.seconds
 
 

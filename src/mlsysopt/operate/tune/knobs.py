@@ -126,29 +126,27 @@ class Catalogue:
         """
         space = Space([parameter_of(knob) for knob in chosen])
         for text in constraints:
-            if not self._mentions(text, space):
+            wanted = Expression.parse(text, origin="declared")
+            if not any(name in space for name in wanted.names):
                 continue
-            filled = Expression.parse(self._filled(text, space, fixed or {}), origin="declared")
+            filled = self._filled(wanted, space, fixed or {})
             if filled.holds(space.default()):
                 space = space.require(filled)
             else:
                 log.warning("%s: left out, as the default breaks it: %s", self.server, filled.explain(space.default()))
         return space
 
-    def _mentions(self, text: str, space: Space) -> bool:
-        return any(name in space for name in Expression.parse(text).names)
-
-    def _filled(self, text: str, space: Space, fixed: Mapping[str, Value]) -> str:
+    def _filled(self, wanted: Expression, space: Space, fixed: Mapping[str, Value]) -> Expression:
         """Put the values of knobs that are not tuned into an expression."""
         values: dict[str, Value] = {}
-        for name in Expression.parse(text).names:
+        for name in wanted.names:
             if name in space:
                 continue
             knob = self.knobs.get(name)
             if knob is None:
-                raise SpaceError(f"constraint {text!r} of {self.server}: it has no knob {name!r}")
+                raise SpaceError(f"constraint {wanted.text!r} of {self.server}: it has no knob {name!r}")
             values[name] = self.from_native(name, fixed.get(name, knob.default))
-        return Expression.parse(text).substitute(values).text
+        return wanted.substitute(values)
 
     # --- units -----------------------------------------------------------------------------------
 

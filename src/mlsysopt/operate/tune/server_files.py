@@ -14,7 +14,7 @@ from mlsysopt.core.errors import MlsysoptError, UsageError
 from mlsysopt.operate.tune.hooks import ServerFileError, check_server
 from mlsysopt.operate.tune.server import Server
 
-__all__ = ["is_path", "names", "server"]
+__all__ = ["is_path", "names", "server", "source"]
 
 
 def names() -> list[str]:
@@ -25,6 +25,11 @@ def names() -> list[str]:
 def is_path(what: str) -> bool:
     """Whether a word of the command line is a server file and not a name."""
     return what.endswith(".py") or "/" in what
+
+
+def source(what: str) -> str:
+    """Return the whole path of a server file, "" for the name of an installed one."""
+    return str(Path(what).absolute()) if is_path(what) else ""
 
 
 def server(what: str) -> Server:

@@ -9,12 +9,12 @@ import os
 import pwd
 import re
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
-from mlsysopt.core.errors import InfrastructureError, QuantityError, TargetError, UsageError, near_misses
+from mlsysopt.core.errors import InfrastructureError, ProcessError, QuantityError, TargetError, UsageError, near_misses
 from mlsysopt.core.places import state_dir
 from mlsysopt.core.processes import available_bytes, program, run_child, temporary_folder
 from mlsysopt.core.processes.ports import answers
@@ -25,7 +25,7 @@ from mlsysopt.core.target import Config, Limits, Metric, Purpose, Value
 from mlsysopt.operate.tune.disks import filesystem_of
 from mlsysopt.operate.tune.hooks import Hooked
 from mlsysopt.operate.tune.knobs import Catalogue
-from mlsysopt.operate.tune.server import Knob, Place, Server, Workload
+from mlsysopt.operate.tune.server import Address, ClientFailed, Knob, Place, Server, Workload
 from mlsysopt.operate.tune.session import ServerSession
 
 __all__ = ["SCHMIED2021", "ServerTarget", "server_target"]
@@ -181,10 +181,7 @@ class ServerTarget:
                 f"port {self.port} for {self.name} is held by {_holder(self.port)}: stop it, or leave --port out"
             )
         bounded = replace(limits, memory_bytes=limits.memory_bytes or self.memory_bytes)
-        with ExitStack() as stack:
-            folder = stack.enter_context(
-                temporary_folder(f"mlsysopt-{self.name}-", base=self.directory, user=self.user)
-            )
+        with temporary_folder(f"mlsysopt-{self.name}-", base=self.directory, user=self.user) as folder:
             session = ServerSession(self, bounded, folder)
             try:
                 yield session
@@ -298,9 +295,6 @@ def _listed(
     server: Server, programs: Mapping[str, Path], directory: Path, user: str | None, memory_bytes: int
 ) -> Catalogue:
     """Start a scratch instance and ask it for its knobs."""
-    from mlsysopt.core.errors import ProcessError
-    from mlsysopt.operate.tune.server import Address, ClientFailed
-
     with temporary_folder(f"mlsysopt-{server.name}-", base=directory, user=user) as folder:
         place = Place(folder / "scratch", programs, 0, user, Limits(memory_bytes=memory_bytes))
         try:

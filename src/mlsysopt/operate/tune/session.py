@@ -77,12 +77,7 @@ class ServerSession:
         """Start the server on a fresh copy of the data, load it, and say what it did."""
         self.data.filled()
         self._stop_live()
-        at = time.time()
-        with Stopwatch() as watch:
-            outcome = self._guarded(lambda: self._trial(config, seed, fidelity, timeout_s))
-        if isinstance(outcome, Measurement):
-            return replace(outcome, cpu_s=watch.cpu_s, wall_s=watch.wall_s, started_at=at)
-        return replace(outcome, cpu_s=watch.cpu_s, wall_s=watch.wall_s)
+        return self._timed(lambda: self._trial(config, seed, fidelity, timeout_s))
 
     def _trial(self, config: Config, seed: int, fidelity: float, timeout_s: float | None) -> Outcome:
         deadline = time.monotonic() + (timeout_s if timeout_s is not None else self.target.timeout_s)
@@ -199,12 +194,7 @@ class ServerSession:
         the server corrects by itself is `degraded`, with what it uses in `extra["corrected"]`.
         """
         self.data.empty()
-        at = time.time()
-        with Stopwatch() as watch:
-            outcome = self._guarded(lambda: self._probe(config, timeout_s))
-        if isinstance(outcome, Measurement):
-            return replace(outcome, cpu_s=watch.cpu_s, wall_s=watch.wall_s, started_at=at)
-        return replace(outcome, cpu_s=watch.cpu_s, wall_s=watch.wall_s)
+        return self._timed(lambda: self._probe(config, timeout_s))
 
     def _probe(self, config: Config, timeout_s: float | None) -> Outcome:
         set_live = getattr(self.target.server, "set_live", None)
@@ -268,6 +258,15 @@ class ServerSession:
             service.stop()
 
     # --- what went wrong -------------------------------------------------------------------------
+
+    def _timed(self, run: Callable[[], Outcome]) -> Outcome:
+        """Run something and say what it cost."""
+        at = time.time()
+        with Stopwatch() as watch:
+            outcome = self._guarded(run)
+        if isinstance(outcome, Measurement):
+            return replace(outcome, cpu_s=watch.cpu_s, wall_s=watch.wall_s, started_at=at)
+        return replace(outcome, cpu_s=watch.cpu_s, wall_s=watch.wall_s)
 
     def _guarded(self, run: Callable[[], Outcome]) -> Outcome:
         try:

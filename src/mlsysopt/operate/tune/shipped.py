@@ -26,8 +26,7 @@ def server_of(what: str | Path, **settings: Any) -> ServerTarget:
     'tps'
     """
     name = str(what)
-    source = str(Path(name).absolute()) if server_files.is_path(name) else ""
-    return server_target(server_files.server(name), source=source, **settings)
+    return server_target(server_files.server(name), source=server_files.source(name), **settings)
 
 
 def postgres(**settings: Any) -> ServerTarget:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from mlsysopt.core import plugins
@@ -23,7 +22,7 @@ def names() -> list[str]:
 
 def is_target(what: str) -> bool:
     """Whether a word of the command line means a target: a name, or the path of a server file."""
-    return what in names() or (server_files.is_path(what) and what.endswith(".py"))
+    return what.endswith(".py") or what in names()
 
 
 def create(name: str, **settings: Any) -> Target:
@@ -66,8 +65,7 @@ def _factory(name: str) -> Callable[..., Any]:
     if server_files.is_path(name) or name in server_files.names():
         from mlsysopt.operate.tune.server_target import server_target
 
-        source = str(Path(name).absolute()) if server_files.is_path(name) else ""
-        return partial(server_target, server_files.server(name), source=source)
+        return partial(server_target, server_files.server(name), source=server_files.source(name))
     known = names()
     if name not in known:
         raise UsageError(f"unknown target {name!r}; {near_misses(name, known, noun='target')}")
