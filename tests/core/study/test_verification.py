@@ -325,7 +325,7 @@ def test_another_device_at_the_same_place_is_another_verification(
 def test_another_machine_is_another_verification(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     before = stopped(case)
     me = this_process()
-    monkeypatch.setattr("mlsysopt.core.study.study.this_process", lambda: replace(me, host="elsewhere"))
+    monkeypatch.setattr("mlsysopt.core.study.judging.this_process", lambda: replace(me, host="elsewhere"))
     fresh_seeds(case, before, case.again().verify())
 
 

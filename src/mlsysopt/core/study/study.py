@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlsysopt.core.errors import StudyError
-from mlsysopt.core.measure import is_quiet, machine
+from mlsysopt.core.measure import machine
 from mlsysopt.core.processes import exclusive_slot, sweep_orphans
-from mlsysopt.core.processes.identity import this_process
-from mlsysopt.core.seeds import seed_sequence
 from mlsysopt.core.space import Space
 from mlsysopt.core.store import Store
 from mlsysopt.core.study import crew, unfinished, verdicts
 from mlsysopt.core.study.budget import Budget
 from mlsysopt.core.study.events import Event, Listener
 from mlsysopt.core.study.guards import Guard, parse_guards
+from mlsysopt.core.study.judging import Verification
 from mlsysopt.core.study.learning import PROBING_SHARE, Learner, evidence_of_probes, learned_rules
 from mlsysopt.core.study.loop import SharedCanary, TrialLoop
 from mlsysopt.core.study.measuring import Measurer
@@ -37,7 +36,7 @@ from mlsysopt.core.study.rating import Rating
 from mlsysopt.core.study.result import Candidate, Result, Status
 from mlsysopt.core.study.trials import TrialView, counts, given, views
 from mlsysopt.core.study.turns import Turns
-from mlsysopt.core.study.verification import Verifier, looks_for, ranked
+from mlsysopt.core.study.verification import looks_for, ranked
 from mlsysopt.core.target import Limits, Purpose, Session, Target
 
 if TYPE_CHECKING:
@@ -331,7 +330,7 @@ class Study:
                 if session is None
                 else self._measuring(opened, session)
             )
-            done = self._verified(opened, measurer, candidates, max(2, len(candidates)), looks, seconds)
+            done = self._verification(opened, measurer).run(candidates, max(2, len(candidates)), looks, seconds)
             # Asked again, it is measured again.
             unfinished.close(opened.optuna)
             return done
@@ -423,66 +422,22 @@ class Study:
             return self._result(opened, "not proven", [], "no trial was better than the default within its guards")
         looks = looks_for(rounds)
         with self._measurer(opened, "verify") as measurer:
-            done = self._verified(opened, measurer, candidates, top, looks, seconds, budget)
+            done = self._verification(opened, measurer).run(candidates, top, looks, seconds, budget)
         proven = [candidate for candidate in done if candidate.verdict == "proven"]
         if proven:
             return self._result(opened, "proven", done, winner=proven[0])
         return self._result(opened, "not proven", done, "; ".join(_why(candidate) for candidate in done))
 
-    def _verified(
-        self,
-        opened: Opened,
-        measurer: Measurer,
-        candidates: Sequence[TrialView],
-        top: int,
-        looks: Sequence[int],
-        seconds: float | None,
-        budget: str | None = None,
-    ) -> list[Candidate]:
-        """Verify candidates, together or in order, going on with rounds that a stopped attempt has finished."""
-        # The slot is held from the look at what is left open: two processes never take over the same rounds.
-        with measurer.exclusive():
-            plan = self._plan(opened, candidates, top, looks, measurer.place)
-            record, again = unfinished.enter(
-                opened.optuna,
-                opened.worker,
-                plan,
-                begin=lambda: (self._verify_seed(opened), is_quiet()),
-                budget=budget,
-            )
-            rows = opened.store.measurements(self.name, role="verify") if again else []
-            if again:
-                self._note("going on with the verification that was stopped: its finished rounds are kept")
-            verifier = Verifier(
-                rating=self._rating(opened),
-                measurer=measurer,
-                seed=record.seed,
-                tell_listener=self._emit,
-                both_clocks=record.both_clocks,
-                finished=unfinished.FinishedRounds(rows),
-                looks=looks,
-                max_seconds=seconds,
-            )
-            return verifier.together(candidates[:top]) if top > 1 else verifier.in_order(candidates)
-
-    def _plan(
-        self, opened: Opened, candidates: Sequence[TrialView], top: int, looks: Sequence[int], place: str
-    ) -> unfinished.Plan:
-        """Return what makes a verification the same one."""
-        return unfinished.Plan(
-            candidates=tuple((view.number, self.space.canonical(view.config)) for view in candidates),
-            together=top,
-            looks=tuple(looks),
-            objectives=tuple(objective.told for objective in opened.objectives),
-            guards=tuple(guard.text() for guard in self.guards),
-            machine=f"{opened.store.machine_key} {this_process().host}",
-            place=place,
+    def _verification(self, opened: Opened, measurer: Measurer) -> Verification:
+        return Verification(
+            study=self.name,
+            seed=self.seed,
+            space=self.space,
+            opened=opened,
+            rating=self._rating(opened),
+            measurer=measurer,
+            tell_listener=self._emit,
         )
-
-    def _verify_seed(self, opened: Opened) -> int:
-        """Return a seed that no trial and no earlier verification of this study has used."""
-        rows = len(opened.store.measurements(self.name, role="verify"))
-        return int(seed_sequence(self.seed, opened.worker, rows, "verify").generate_state(1)[0])
 
     # --- reading ---------------------------------------------------------------------------------
 
