@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,16 @@ def test_hard_when_enough_probes_agree() -> None:
     (soft,) = learn(SPACE, [*_probes([900, 5000], 1000), blamed])
     (hard,) = learn(SPACE, [*_probes([900, 5000, 700, 9000, 800], 1000), blamed])
     assert (soft.hard, hard.hard) == (False, True)
+
+
+def test_what_runs_out_of_time_is_never_hard() -> None:
+    """On a machine twice as busy it would run out of time at half the value."""
+    late = [replace(one, kind="timeout") for one in _probes([5000, 2000, 9000], 1000) if not one.valid]
+    rules = learn(SPACE, [*_probes([900, 700, 800], 1000), *(replace(one, blamed=("a",)) for one in late)])
+    assert [(rule.text.startswith("a <= "), rule.hard) for rule in rules] == [(True, False)]
+    refused = Evidence({"a": 8000}, False, "rejected", ("a",), True, ("a",))
+    hard = [rule for rule in learn(SPACE, [*_probes([900, 700, 800], 1000), *late, refused]) if rule.hard]
+    assert hard and all(_holds(rule, {"a": 5000}) for rule in hard)
 
 
 def test_soft_when_the_message_blames_something_else() -> None:

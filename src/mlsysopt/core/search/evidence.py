@@ -159,6 +159,7 @@ class Table:
         valid: Which rows worked.
         failed: Which did not.
         starting: Which failed before any load.
+        late: Which ran out of time: on a busy machine more would.
         probe: Which were start-only.
         blamed: Names that a diagnosis left over, per row.
         named: Names in the system's message, per row.
@@ -185,6 +186,7 @@ class Table:
         self.valid = _flags([True, *(one.valid for one in evidence), *rest])
         self.failed = _flags([False, *(not one.valid for one in evidence), *rest])
         self.starting = _flags([False, *(one.at_start for one in evidence), *rest])
+        self.late = _flags([False, *(one.kind == "timeout" for one in evidence), *rest])
         self.probe = _flags([False, *(one.probe for one in evidence), *rest])
         nobody = frozenset[str]()
         self.blamed = [nobody, *(frozenset(one.blamed) for one in evidence), *[nobody] * len(specials)]
