@@ -77,6 +77,13 @@ EXTRAS: dict[str, dict[str, str]] = {
         "pyarrow": "pyarrow",
         "pandas": "pandas",
     },
+    "infer": {
+        "numba": "numba",
+        "nutpie": "nutpie",
+        "arviz-stats": "arviz_stats",
+        "arviz": "arviz",
+        "h5netcdf": "h5netcdf",
+    },
     "cluster": {"ray": "ray"},
     "space": {"ConfigSpace": "ConfigSpace"},
 }

@@ -23,6 +23,9 @@ ROOMS: dict[str, dict[str, tuple[str, str]]] = {
     "train": {
         "estimate": ("mlsysopt.cli.estimate:estimate", "how long a training will take, and whether it fits in memory"),
     },
+    "infer": {
+        "infer": ("mlsysopt.cli.infer:infer", "write a probabilistic model as a function, get compiled, checked inference"),
+    },
     "operate": {
         "tune": (
             "mlsysopt.cli.tune:tune",

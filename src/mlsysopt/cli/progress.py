@@ -82,3 +82,36 @@ def _coloured(event: Event, text: str) -> str:
     if event.kind == "trial" and event.data.get("ratio") == event.data.get("best"):
         return f"[green]{text}[/green]"
     return text
+
+
+@contextmanager
+def chains_running(chains: int) -> Generator[Any]:
+    """Yield what is told `(chain, sweeps done, sweeps in all)`; it shows bars on a terminal, a line a second elsewhere."""
+    import time
+
+    done = dict.fromkeys(range(chains), 0)
+    if not (sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")):
+        last = time.monotonic()
+
+        def line(chain: int, sweeps: int, whole: int) -> None:
+            nonlocal last
+            done[chain] = sweeps
+            ended = sum(one == whole for one in done.values())
+            if sweeps == whole or time.monotonic() - last >= 1.0:
+                last = time.monotonic()
+                click.echo(f"chain {chain}: {sweeps} of {whole} sweeps; {ended} of {chains} chains done", err=True)
+
+        yield line
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    from rich.console import Console
+
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks = {chain: bars.add_task(f"chain {chain}", total=None) for chain in done}
+
+        def bar(chain: int, sweeps: int, whole: int) -> None:
+            bars.update(tasks[chain], completed=sweeps, total=whole)
+
+        yield bar

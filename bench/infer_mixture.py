@@ -1,0 +1,118 @@
+"""A Gaussian mixture of three components: `python -m bench.infer_mixture`. Bars infer.4a (JAGS) and infer.4b (nutpie).
+
+nutpie gets PyMC's marginalised mixture with ordered means; JAGS draws the labels and sorts the means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from bench.infer_duel import Run, duel, fitted, flat, stopwatch
+from bench.infer_jags import jags, present
+from bench.infer_models import mixture, mixture_data
+from bench.protocol import Bench
+
+JAGS = """model {
+  weight ~ ddirch(two[1:K])
+  for (k in 1:K) {
+    two[k] <- 2
+    raw[k] ~ dnorm(0, 0.04)
+    precision[k] ~ dgamma(2, 2)
+  }
+  mu[1:K] <- sort(raw[1:K])
+  for (n in 1:N) {
+    z[n] ~ dcat(weight[1:K])
+    x[n] ~ dnorm(mu[z[n]], precision[z[n]])
+  }
+}
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.infer_mixture", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=6)
+    options = parser.parse_args(arguments)
+    data = mixture_data(4)
+    bench = Bench(
+        "infer_mixture", "a swept mixture keeps up with NUTS on the marginalised one, and leaves label-wise Gibbs behind",
+        "JAGS 4.3; nutpie on PyMC's marginalised mixture",
+        f"K=3, N=1000, {options.rounds} interleaved rounds, min bulk ESS per CPU-s",
+    )  # fmt: skip
+    if not present():
+        return bench.missing("jags")
+    if importlib.util.find_spec("pymc") is None:
+        return bench.missing("pymc")
+    names = ("mu", "precision", "weight")
+
+    def ours(seed: int) -> Run:
+        compiled = mixture(**data)
+        compiled.z.retain = "none"
+        return fitted(compiled, names, draws=4000, warmup=500, seed=seed)
+
+    def with_jags(seed: int) -> Run:
+        given = {"x": data["x"], "K": 3, "N": len(data["x"])}
+        return jags(JAGS, given, list(names), draws=4000, warmup=1000, seed=seed)
+
+    peer = _Marginalised(data)
+    first = duel(
+        bench, ours, with_jags, bar="infer.4a", least=15.0, rounds=options.rounds, converged=False, about="JAGS"
+    )
+    second = duel(bench, ours, peer, bar="infer.4b", least=1.0, rounds=options.rounds, about="nutpie, marginalised")
+    bench.headline = f"at least {first:.1f}x JAGS and {second:.2f}x nutpie on the marginalised model (ESS per CPU-s)"
+    return bench.finish()
+
+
+class _Marginalised:
+    """nutpie on PyMC's mixture; compiled once, which is counted in the first round."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.data, self._compiled, self._compile_s = data, None, 0.0
+
+    def __call__(self, seed: int) -> Run:
+        import nutpie
+        import pymc as pm
+
+        if self._compiled is None:
+            watch = stopwatch()
+            with pm.Model() as model:
+                weight = pm.Dirichlet("weight", [2.0, 2.0, 2.0])
+                mu = pm.Normal(
+                    "mu", 0.0, 5.0, shape=3, transform=pm.distributions.transforms.ordered, initval=[-2.0, 0.0, 2.0]
+                )
+                precision = pm.Gamma("precision", 2.0, 2.0, shape=3)
+                pm.NormalMixture("x", weight, mu, tau=precision, observed=self.data["x"])
+            self._compiled = nutpie.compile_pymc_model(model)
+            self._compile_s = watch()
+        watch = stopwatch()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trace = nutpie.sample(
+                self._compiled,
+                draws=1000,
+                tune=500,
+                chains=4,
+                cores=1,
+                seed=seed,
+                progress_bar=False,
+                store_unconstrained=False,
+            )
+        whole = watch()
+        steps = sampling_share(trace)
+        draws = flat({name: trace.posterior[name].values for name in ("mu", "precision", "weight")})
+        compile_s, self._compile_s = self._compile_s, 0.0
+        return Run(draws, whole * steps, whole + compile_s)
+
+
+def sampling_share(trace: Any) -> float:
+    """Return the share of the gradient evaluations that came after warming up."""
+    kept = float(trace.sample_stats["n_steps"].sum())
+    warm = float(trace.warmup_sample_stats["n_steps"].sum()) if "warmup_sample_stats" in trace else 0.0
+    return kept / (kept + warm) if kept + warm else 1.0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

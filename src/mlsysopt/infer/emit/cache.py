@@ -1,0 +1,105 @@
+"""Generated files on disk: one per model, its name the hash of its text and of what compiles it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mlsysopt.core.places import cache_dir
+from mlsysopt.infer.emit.module import JIT
+
+__all__ = ["Loaded", "interpreted", "jitted", "key_of"]
+
+_LOG = logging.getLogger(__name__)
+_SAID: set[str] = set()
+
+Loaded = dict[str, Callable[..., Any]]
+
+
+def key_of(text: str) -> str:
+    """Return the name of a generated file: text, versions of what compiles it, and the processor's features."""
+    said = [
+        text,
+        *(f"{one} {version(one)}" for one in ("numba", "llvmlite", "numpy")),
+        platform.python_version(),
+        _cpu(),
+    ]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
+
+
+def jitted(text: str) -> Loaded:
+    """Return the functions of a generated file as numba compiles them; kept on disk across processes."""
+    key = key_of(text)
+    name = f"mlsysopt_infer_{key}"
+    if name not in sys.modules:
+        path = _written(text, name)
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return vars(sys.modules[name])
+
+
+@cache
+def interpreted(text: str) -> Loaded:
+    """Return the functions of a generated file as plain Python."""
+    plain = text.replace("from mlsysopt.infer.emit.jit import jit\n", "").replace(f"{JIT}\n", "")
+    found: dict[str, Any] = {"__name__": f"mlsysopt_infer_{hashlib.sha256(text.encode()).hexdigest()[:16]}_plain"}
+    exec(compile(plain, "<generated for a model>", "exec"), found)
+    return found
+
+
+def _written(text: str, name: str) -> Path:
+    """Return the path of a file with this text; where the cache cannot be written, a temporary one, said once."""
+    folder = cache_dir() / "infer"
+    path = folder / f"{name}.py"
+    try:
+        if path.exists() and path.read_text() == text:
+            return path
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.replace(temporary, path)
+        return path
+    except OSError as error:
+        if str(folder) not in _SAID:
+            _SAID.add(str(folder))
+            _LOG.warning(
+                "the cache %s cannot be written (%s); compiled code is kept for this process only", folder, error
+            )
+        path = Path(_temporary()) / f"{name}.py"
+        path.write_text(text)
+        return path
+
+
+@cache
+def _temporary() -> str:
+    import atexit
+    import shutil
+
+    folder = tempfile.mkdtemp(prefix="mlsysopt-infer-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
+def _cpu() -> str:
+    from llvmlite import binding
+
+    return f"{binding.get_host_cpu_name()} {sorted(k for k, on in binding.get_host_cpu_features().items() if on)}"

@@ -1,0 +1,199 @@
+"""Entry points of a generated file: draw forward, evaluate the log joint, run sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from mlsysopt.infer.emit.module import Module
+from mlsysopt.infer.emit.writer import Writer
+from mlsysopt.infer.ir import Block, Const, For, If, Index, Site, call, substitute
+from mlsysopt.infer.rules.protocol import Update
+
+__all__ = ["Retain", "write_execute", "write_log_joint", "write_sweeps"]
+
+Retain = Literal["none", "samples", "map", "both", "summary"]
+
+TRIES = 10_000
+"""Draws of ordered cells with priors of their own, until they ascend by themselves."""
+
+
+def write_execute(module: Module, name: str, wanted: Callable[[Site], bool]) -> None:
+    """Write `name(rng, ...)`: draw the wanted sites in program order; returns 0, or 1 + a site's number where it failed."""
+    with module.function(name, ("rng",)) as f:
+        _forward(f, module.program.body, wanted)
+        f.line("return 0")
+
+
+def _forward(f: Writer, block: Block, wanted: Callable[[Site], bool]) -> None:
+    for one in block:
+        match one:
+            case Site():
+                if wanted(one):
+                    _drawn(f, one)
+            case For(loop, body):
+                if not any(wanted(site) for site in _sites(body)):
+                    continue
+                first = body[0]
+                if isinstance(first, Site) and first.ordered:
+                    _ordered(f, one, first)
+                    continue
+                with f.loops([loop]):
+                    _forward(f, body, wanted)
+            case If(guard, body, other):
+                if any(wanted(site) for site in _sites(body)):
+                    with f.block(f"if {f.value(guard.condition)}:"):
+                        _forward(f, body, wanted)
+                if any(wanted(site) for site in _sites(other)):
+                    with f.block(f"if not {f.value(guard.condition)}:"):
+                        _forward(f, other, wanted)
+
+
+def _drawn(f: Writer, site: Site) -> None:
+    f.draw(site)
+    assert site.distribution is not None
+    if site.distribution.event:
+        first = f.value(site.value.at(Const(0)))  # type: ignore[union-attr]
+        bad = f"{first} < 0" if site.distribution.discrete else f"math.isnan({first})"
+    else:
+        cell = f.value(site.value)
+        bad = f"{cell} < 0" if site.distribution.discrete else f"math.isnan({cell})"
+    with f.block(f"if {bad}:"):
+        f.line(f"return {site.number + 1}")
+
+
+def _ordered(f: Writer, loop: For, site: Site) -> None:
+    """Draw cells that must ascend: sorted where they are alike, by rejection where they are not."""
+    array, index = f.cell(site.variable, ()), loop.loop.index
+    size = f.let(f.value(loop.loop.high))
+    alike = all(substitute(one, {Index(index): Const(0)}) == one for one in site.args)
+    if alike:
+        with f.loops([loop.loop]):
+            _drawn(f, site)
+        f.line(f"{array}[:{size}].sort()")
+        return
+    tries = f.fresh("tries")
+    f.line(f"{tries} = 0")
+    with f.block("while True:"):
+        with f.loops([loop.loop]):
+            _drawn(f, site)
+        ascending = f.fresh("ascending")
+        f.line(f"{ascending} = True")
+        with f.block(f"for {index} in range(1, {size}):"), f.block(f"if {array}[{index} - 1] >= {array}[{index}]:"):
+            f.line(f"{ascending} = False")
+        with f.block(f"if {ascending}:"):
+            f.line("break")
+        f.line(f"{tries} += 1")
+        with f.block(f"if {tries} == {TRIES}:"):
+            f.line(f"return {site.number + 1}")
+
+
+def write_log_joint(module: Module, name: str, sites: Sequence[Site]) -> None:
+    """Write `name(...) -> (log joint, log likelihood)` over the given sites; both -inf where something is impossible."""
+    with module.function(name) as f:
+        f.line("prior = 0.0")
+        f.line("likelihood = 0.0")
+        for site in sites:
+            total = "likelihood" if site.observed and site.distribution is not None else "prior"
+            with f.site(site):
+                f.line(f"{total} += {f.log_density(site)}")
+                if site.ordered:
+                    index = site.loops[-1].index
+                    before = substitute(site.value, {Index(index): call("-", Index(index), Const(1))})
+                    with f.block(
+                        f"if {index} > {f.value(site.loops[-1].low)} and {f.value(before)} >= {f.value(site.value)}:"
+                    ):
+                        f.line("prior = -math.inf")
+        f.line("return prior + likelihood, likelihood")
+
+
+def write_sweeps(module: Module, updates: Sequence[Update], keep: Mapping[str, Retain], forward: bool) -> None:
+    """Write `sweeps(rng, first, count, thin, offset, warm, at, failed, joint, ...) -> kept`.
+
+    Runs `count` sweeps from number `first` on. Unless `warm`, every `thin`-th state after sweep `offset` is kept, from place `at` on: numbers in
+    `k_<name>`, running means and squares (or counts of values) in `mean_<name>`, `square_<name>` (`count_<name>`), the
+    best state so far in `map_<name>`, log joint and log likelihood in `joint`. Where an update fails, `failed` gets its
+    place among the updates + 1, the cell and the sweep.
+    """
+    finite = [i for i, one in enumerate(updates) if one.finite]
+    first_order = [*finite, *(i for i in range(len(updates)) if i not in finite)]
+    names = [f"update_{i}_{one.variables[0]}" for i, one in enumerate(updates)]
+    for one, name in zip(updates, names, strict=True):
+        one.write(module, name)
+    with module.function("sweep", ("rng", "warm", "number", "failed")) as f:
+        orders = {
+            "if number == 0:": first_order,
+            "elif number % 2 == 0:": range(len(updates)),
+            "else:": range(len(updates) - 1, -1, -1),
+        }
+        for head, order in orders.items():
+            with f.block(head):
+                for i in order:
+                    arguments = ("rng", "warm") if updates[i].tuned else ("rng",)
+                    f.line(f"status = {module.call(names[i], f, *arguments)}")
+                    with f.block("if status != 0:"):
+                        f.line(f"failed[0] = {i + 1}")
+                        f.line("failed[1] = status - 1")
+                        f.line("return 1")
+        if forward:
+            f.line(f"status = {module.call('forward', f, 'rng')}")
+            with f.block("if status != 0:"):
+                f.line("failed[0] = -status")
+                f.line("return 1")
+        f.line("return 0")
+    _write_keep(module, keep)
+    with module.function(
+        "sweeps", ("rng", "first", "count", "thin", "offset", "warm", "at", "failed", "joint", "best")
+    ) as f:
+        f.line("kept = at")
+        with f.block("for number in range(first, first + count):"):
+            with f.block(f"if {module.call('sweep', f, 'rng', 'warm', 'number', 'failed')} != 0:"):
+                f.line("failed[2] = number")
+                f.line("break")
+            with f.block("if not warm and (number - offset + 1) % thin == 0:"):
+                f.line(f"kept += {module.call('keep', f, 'kept', 'joint', 'best')}")
+        f.line("return kept")
+
+
+def _write_keep(module: Module, keep: Mapping[str, Retain]) -> None:
+    with module.function("keep", ("kept", "joint", "best")) as f:
+        f.line(f"total, likelihood = {module.call('log_joint', f)}")
+        f.line("joint[kept, 0] = total")
+        f.line("joint[kept, 1] = likelihood")
+        for name, how in keep.items():
+            if how in ("samples", "both"):
+                f.line(f"{f.array(f'k_{name}')}[kept] = {f.array(f'v_{name}')}")
+            if how == "summary":
+                _summary(f, name)
+        if any(how in ("map", "both") for how in keep.values()):
+            with f.block("if total > best[0]:"):
+                f.line("best[0] = total")
+                for name, how in keep.items():
+                    if how in ("map", "both"):
+                        f.line(f"{f.array(f'map_{name}')}[:] = {f.array(f'v_{name}')}")
+        f.line("return 1")
+
+
+def _summary(f: Writer, name: str) -> None:
+    """Write running means and squared deviations, Welford's way; whole numbers with few values are counted."""
+    cell, n = f.fresh("c"), "(kept + 1)"
+    flat, mean, square = f"{f.array(f'v_{name}')}.reshape(-1)", f.array(f"mean_{name}"), f.array(f"square_{name}")
+    values = f.fresh("flat")
+    f.line(f"{values} = {flat}")
+    with f.block(f"for {cell} in range({values}.shape[0]):"):
+        f.line(f"d = {values}[{cell}] - {mean}[{cell}]")
+        f.line(f"{mean}[{cell}] += d / {n}")
+        f.line(f"{square}[{cell}] += d * ({values}[{cell}] - {mean}[{cell}])")
+
+
+def _sites(block: Block) -> list[Site]:
+    found: list[Site] = []
+    for one in block:
+        match one:
+            case Site():
+                found.append(one)
+            case For(_, body):
+                found += _sites(body)
+            case If(_, body, other):
+                found += _sites(body) + _sites(other)
+    return found
