@@ -22,9 +22,11 @@ def main() -> int:
     from tests.infer.models import cases
 
     bench = Bench(
-        "infer_backends", "draws are the same bits on every backend, and two chains on two cores take half as long", "the python backend",
-        f"12 models, {DRAWS} sweeps, two chains: python, single, threads, loky; then two chains of one model, 6 paired rounds",
-    )  # fmt: skip
+        "infer_backends",
+        "draws are the same bits on every backend, and two chains on two cores take half as long",
+        "the python backend",
+        f"12 models, {DRAWS} sweeps, two chains on four backends; then two chains of one model, 6 paired rounds",
+    )
     differing = 0
     rows: list[list[object]] = []
     with executor("local", workers=2) as pool:
@@ -37,9 +39,15 @@ def main() -> int:
             reference: dict[str, Any] | None = None
             for backend in ("python", "single", "threads", "executor"):
                 fit = compiled.infer(
-                    DRAWS, warmup=DRAWS, chains=2, seed=9, backend=backend, start="prior", method="gibbs",
+                    DRAWS,
+                    warmup=DRAWS,
+                    chains=2,
+                    seed=9,
+                    backend=backend,
+                    start="prior",
+                    method="gibbs",
                     executor=pool if backend == "executor" else None,
-                )  # fmt: skip
+                )
                 found = {name: fit[name] for name in fit.names} | {"log joint": fit.log_joint}
                 reference = found if reference is None else reference
                 same[backend] = all(np.array_equal(found[name], reference[name]) for name in reference)

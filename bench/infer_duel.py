@@ -1,4 +1,4 @@
-"""Effective draws per CPU second, ours against a peer's: interleaved rounds, gated by convergence and by the peer's means."""
+"""Effective draws per CPU second, ours against a peer's, in rounds gated by convergence and the peer's means."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Run:
         from mlsysopt.infer.diagnostics import diagnose
 
         any_one = next(iter(self.draws.values()))
-        rows = diagnose({name: one for name, one in self.draws.items()}, any_one).rows
+        rows = diagnose(dict(self.draws), any_one).rows
         moving = [row for row in rows if not row.constant]
         rhat = max((row.rhat for row in moving), default=math.nan)
         return min((row.ess_bulk for row in moving), default=math.nan), rhat
@@ -121,30 +121,51 @@ def duel(
         z = _worst_z(runs["ours"], runs["peer"]) if converged else 0.0
         worst_rhat, worst_z = max(worst_rhat, said["ours"][1]), max(worst_z, z)
         bench.round(
-            number=number, ours_ess=said["ours"][0], ours_rhat=said["ours"][1], ours_s=runs["ours"].sampling_s,
-            ours_whole_s=runs["ours"].whole_s, peer_ess=said["peer"][0], peer_rhat=said["peer"][1],
-            peer_s=runs["peer"].sampling_s, peer_whole_s=runs["peer"].whole_s, worst_z=z,
-        )  # fmt: skip
+            number=number,
+            ours_ess=said["ours"][0],
+            ours_rhat=said["ours"][1],
+            ours_s=runs["ours"].sampling_s,
+            ours_whole_s=runs["ours"].whole_s,
+            peer_ess=said["peer"][0],
+            peer_rhat=said["peer"][1],
+            peer_s=runs["peer"].sampling_s,
+            peer_whole_s=runs["peer"].whole_s,
+            worst_z=z,
+        )
         print(
-            f"round {number}: ours {rates['ours'][-1]:.1f} ESS/s (R-hat {said['ours'][1]:.4f}), peer {rates['peer'][-1]:.2f} ESS/s "
-            f"(R-hat {said['peer'][1]:.3f}), {rates['ours'][-1] / rates['peer'][-1]:.2f}x; worst |z| {z:.1f}", flush=True,
-        )  # fmt: skip
+            f"round {number}: ours {rates['ours'][-1]:.1f} ESS/s (R-hat {said['ours'][1]:.4f}), "
+            f"peer {rates['peer'][-1]:.2f} ESS/s "
+            f"(R-hat {said['peer'][1]:.3f}), {rates['ours'][-1] / rates['peer'][-1]:.2f}x; worst |z| {z:.1f}",
+            flush=True,
+        )
     logs = log_ratios(rates["peer"], rates["ours"], metric="ESS per CPU second")
     low, high = signed_rank_interval(logs) if rounds >= ROUNDS else (float(logs.min()), float(logs.max()))
     whole = float(np.exp(np.median(log_ratios(rates["peer whole"], rates["ours whole"], metric="ESS per CPU second"))))
     bench.table(
         ["", "ours", "peer", "ratio"],
         [
-            ["min ESS per CPU-s, sampling", f"{np.median(rates['ours']):.1f}", f"{np.median(rates['peer']):.2f}",
-             f"{math.exp(float(np.median(logs))):.2f}x [{math.exp(low):.2f}, {math.exp(high):.2f}], {rounds} rounds"],
-            ["with warming up and compiling", f"{np.median(rates['ours whole']):.1f}", f"{np.median(rates['peer whole']):.2f}", f"{whole:.2f}x"],
+            [
+                "min ESS per CPU-s, sampling",
+                f"{np.median(rates['ours']):.1f}",
+                f"{np.median(rates['peer']):.2f}",
+                f"{math.exp(float(np.median(logs))):.2f}x [{math.exp(low):.2f}, {math.exp(high):.2f}], {rounds} rounds",
+            ],
+            [
+                "with warming up and compiling",
+                f"{np.median(rates['ours whole']):.1f}",
+                f"{np.median(rates['peer whole']):.2f}",
+                f"{whole:.2f}x",
+            ],
         ],
-    )  # fmt: skip
+    )
     bench.bar(bar, math.exp(low), ">=", least, about=f"lower end; {about}".strip("; "), must=must)
     bench.bar(f"{bar}_rhat", worst_rhat, "<", 1.01, about="worst R-hat of ours", must=must)
     if converged:
         bench.bar(f"{bar}_z", worst_z, "<", 4.0, about="worst |z| of a mean against the peer's", must=must)
-    bench.headline = f"{math.exp(float(np.median(logs))):.1f}x [{math.exp(low):.1f}, {math.exp(high):.1f}] ESS per CPU-s of sampling, {whole:.1f}x with compiling"
+    bench.headline = (
+        f"{math.exp(float(np.median(logs))):.1f}x [{math.exp(low):.1f}, {math.exp(high):.1f}] ESS per CPU-s of sampling, "
+        f"{whole:.1f}x with compiling"
+    )
     return math.exp(low)
 
 

@@ -52,9 +52,11 @@ def chain(y, start, move, emit):  # type: ignore[no-untyped-def]
 
 def main() -> int:
     bench = Bench(
-        "infer_exact", "draws and probabilities are those of the joint distribution", "enumeration of every state; the forward algorithm",
+        "infer_exact",
+        "draws and probabilities are those of the joint distribution",
+        "enumeration of every state; the forward algorithm",
         "random tables and evidence; 4 chains of 250,000 draws",
-    )  # fmt: skip
+    )
     rng = np.random.default_rng(11)
     small = six(p=rng.uniform(0.2, 0.8, 1), q=rng.uniform(0.1, 0.9, 6), r=rng.uniform(0.1, 0.9, 16), e=np.array([1, 0]))
     names = tuple("abcdfg")

@@ -1,4 +1,4 @@
-"""Varying intercepts and one slope: `python -m bench.infer_hierarchy`. Bar infer.5: 3x nutpie, the better of two forms."""
+"""Varying intercepts and one slope: `python -m bench.infer_hierarchy`. Bar infer.5: 3x nutpie's better form."""
 
 from __future__ import annotations
 
@@ -22,22 +22,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     data = hierarchy_data(5)
     bench = Bench(
-        "infer_hierarchy", "one joint Gaussian block for all coefficients beats NUTS threefold", "nutpie on PyMC, the better of centred and non-centred",
+        "infer_hierarchy",
+        "one joint Gaussian block for all coefficients beats NUTS threefold",
+        "nutpie on PyMC, the better of centred and non-centred",
         f"J=85, N=919, {options.rounds} interleaved rounds, min bulk ESS per CPU-s",
-    )  # fmt: skip
+    )
     if importlib.util.find_spec("pymc") is None:
         return bench.missing("pymc")
     centred, other = Peer(data, centred=True), Peer(data, centred=False)
     pilots = {one: (run := one(99)).judged()[0] / run.sampling_s for one in (centred, other)}
     peer = max(pilots, key=lambda one: pilots[one])
     print(
-        f"peer: {'centred' if peer is centred else 'non-centred'} ({pilots[centred]:.0f} and {pilots[other]:.0f} ESS/s in a pilot)",
+        f"peer: {'centred' if peer is centred else 'non-centred'} "
+        f"({pilots[centred]:.0f} and {pilots[other]:.0f} ESS/s in a pilot)",
         flush=True,
     )
     duel(
-        bench, lambda seed: fitted(hierarchy(**data), NAMES, draws=4000, warmup=500, seed=seed), peer, bar="infer.5", least=3.0,
+        bench,
+        lambda seed: fitted(hierarchy(**data), NAMES, draws=4000, warmup=500, seed=seed),
+        peer,
+        bar="infer.5",
+        least=3.0,
         rounds=options.rounds,
-    )  # fmt: skip
+    )
     return bench.finish()
 
 

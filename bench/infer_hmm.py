@@ -37,9 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data = hmm_data(20)
     if options.peer == "numpyro":
         bench = Bench(
-            "infer_hmm_numpyro", "an exact chain block draws twenty times the effective draws of NUTS", "NumPyro NUTS, forward algorithm",
+            "infer_hmm_numpyro",
+            "an exact chain block draws twenty times the effective draws of NUTS",
+            "NumPyro NUTS, forward algorithm",
             f"K=4, M=8, T=2000, {options.rounds} interleaved rounds, min bulk ESS per CPU-s, peers on one thread",
-        )  # fmt: skip
+        )
         if importlib.util.find_spec("numpyro") is None:
             return bench.missing("numpyro")
         duel(
@@ -52,15 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     else:
         bench = Bench(
-            "infer_hmm_jags", "an exact chain block draws a hundred times the effective draws of single states", "JAGS 4.3",
+            "infer_hmm_jags",
+            "an exact chain block draws a hundred times the effective draws of single states",
+            "JAGS 4.3",
             f"K=4, M=8, T=2000, {options.rounds} interleaved rounds of about 45 s of JAGS, min bulk ESS per CPU-s",
-        )  # fmt: skip
+        )
         if not present():
             return bench.missing("jags")
         duel(
-            bench, lambda seed: _ours(data, seed), lambda seed: _jags(data, seed), bar="infer.2", least=100.0,
-            rounds=options.rounds, converged=False,
-        )  # fmt: skip
+            bench,
+            lambda seed: _ours(data, seed),
+            lambda seed: _jags(data, seed),
+            bar="infer.2",
+            least=100.0,
+            rounds=options.rounds,
+            converged=False,
+        )
     return bench.finish()
 
 

@@ -1,7 +1,7 @@
-"""Topics of documents: `python -m bench.infer_lda`. Bars infer.3a (JAGS, 2,000 tokens), infer.3b (tomotopy, 20,000), infer.3c.
+"""Topics of documents: `python -m bench.infer_lda`. Bars infer.3a (JAGS), infer.3b and 3c (tomotopy).
 
-Tokens per CPU second, not effective draws: tomotopy integrates the rows out and ours draws them, so draws of the two are
-not of one kind. What is equal in kind is the predictive log likelihood per token, on held-out halves of new documents.
+Tokens per CPU second, not effective draws: tomotopy integrates the rows out and ours draws them, so draws of the two
+are not of one kind. What is equal in kind is the predictive log likelihood per token, on held-out halves of new documents.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args(arguments)
     bench = Bench(
-        "infer_lda", "a general compiler keeps up with a dedicated topic model in C++", "JAGS 4.3; tomotopy, one worker",
+        "infer_lda",
+        "a general compiler keeps up with a dedicated topic model in C++",
+        "JAGS 4.3; tomotopy, one worker",
         f"K=10, V=500, documents of 100 tokens, {options.rounds} interleaved rounds, tokens per CPU-s",
-    )  # fmt: skip
+    )
     if not present():
         return bench.missing("jags")
     if importlib.util.find_spec("tomotopy") is None:
@@ -69,13 +71,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs = log_ratios(rates[theirs], rates[mine], metric="tokens per CPU second")
         low, high = signed_rank_interval(logs) if options.rounds >= 6 else (float(logs.min()), float(logs.max()))
         lows[mine] = math.exp(low)
-        rows.append([name, f"{np.median(rates[mine]):.3g}", f"{np.median(rates[theirs]):.3g}",
-                     f"{math.exp(float(np.median(logs))):.2f}x [{math.exp(low):.2f}, {math.exp(high):.2f}]"])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{np.median(rates[mine]):.3g}",
+                f"{np.median(rates[theirs]):.3g}",
+                f"{math.exp(float(np.median(logs))):.2f}x [{math.exp(low):.2f}, {math.exp(high):.2f}]",
+            ]
+        )
     bench.table(["", "ours, tokens/s", "peer, tokens/s", "ratio"], rows)
     truth = _predictive(large["phi"], large)
     gap = float(np.mean(fits["ours"]) - np.mean(fits["tomotopy"]))
     print(
-        f"predictive log likelihood per token: ours {np.mean(fits['ours']):.3f}, tomotopy {np.mean(fits['tomotopy']):.3f}, truth {truth:.3f}"
+        f"predictive log likelihood per token: ours {np.mean(fits['ours']):.3f}, "
+        f"tomotopy {np.mean(fits['tomotopy']):.3f}, truth {truth:.3f}"
     )
     bench.bar("infer.3a", lows["small"], ">=", 100.0, about="lower end, 2,000 tokens against JAGS")
     bench.bar("infer.3b", lows["large"], ">=", 0.5, about="lower end, 20,000 tokens against tomotopy")
@@ -103,9 +112,15 @@ def _jags(data: dict[str, Any], sweeps: int, seed: int) -> float:
     w = np.concatenate(data["w"])
     doc = np.concatenate([np.full(len(one), d) for d, one in enumerate(data["w"])])
     given = {
-        "w": w + 1, "doc": doc + 1, "D": len(data["w"]), "K": data["K"], "V": data["V"], "N": len(w),
-        "a": np.full(data["K"], 0.1), "b": np.full(data["V"], 0.05),
-    }  # fmt: skip
+        "w": w + 1,
+        "doc": doc + 1,
+        "D": len(data["w"]),
+        "K": data["K"],
+        "V": data["V"],
+        "N": len(w),
+        "a": np.full(data["K"], 0.1),
+        "b": np.full(data["V"], 0.05),
+    }
     # Compiling the graph is left out: the difference of a long and a short run is sampling alone.
     short = jags(JAGS, given, ["phi[1,1]"], draws=5, warmup=5, seed=seed, chains=1)
     long = jags(JAGS, given, ["phi[1,1]"], draws=5 + sweeps, warmup=5, seed=seed, chains=1)
@@ -131,7 +146,7 @@ def _tomotopy(data: dict[str, Any], sweeps: int, seed: int) -> tuple[float, Any]
 
 
 def _predictive(phi: Any, data: dict[str, Any]) -> float:
-    """Return the log likelihood per token of the second halves of documents, their topics fitted on the first halves."""
+    """Return the log likelihood per token of every second token, the topics fitted to the others."""
     total, count = 0.0, 0
     for doc in data["w"]:
         first, second = doc[::2], doc[1::2]

@@ -38,10 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     data = mixture_data(4)
     bench = Bench(
-        "infer_mixture", "a swept mixture keeps up with NUTS on the marginalised one, and leaves label-wise Gibbs behind",
+        "infer_mixture",
+        "a swept mixture keeps up with NUTS on the marginalised one, and leaves label-wise Gibbs behind",
         "JAGS 4.3; nutpie on PyMC's marginalised mixture",
         f"K=3, N=1000, {options.rounds} interleaved rounds, min bulk ESS per CPU-s",
-    )  # fmt: skip
+    )
     if not present():
         return bench.missing("jags")
     if importlib.util.find_spec("pymc") is None:

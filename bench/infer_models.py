@@ -90,11 +90,11 @@ def mixture(x, K: int):  # type: ignore[no-untyped-def]
         observe(x[n], Normal(mu[z[n]], precision=precision[z[n]]))
 
 
-def mixture_data(seed: int, N: int = 1000) -> dict[str, Any]:
-    """Simulate three components, two of which overlap."""
+def mixture_data(seed: int, N: int = 1000, apart: float = 4.0) -> dict[str, Any]:
+    """Simulate three components, `apart` standard deviations between neighbours."""
     rng = np.random.default_rng(seed)
     z = rng.choice(3, N, p=[0.3, 0.4, 0.3])
-    return {"x": rng.normal(np.array([-3.0, 0.0, 3.5])[z], np.array([0.8, 1.0, 1.2])[z]), "K": 3}
+    return {"x": rng.normal(apart * (z - 1.0), np.array([0.8, 1.0, 1.2])[z]), "K": 3}
 
 
 @model

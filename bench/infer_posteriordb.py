@@ -20,8 +20,8 @@ from bench.protocol import Bench
 from mlsysopt.infer import (
     Bernoulli,
     Beta,
-    Dirichlet,
     Categorical,
+    Dirichlet,
     Flat,
     HalfCauchy,
     HalfFlat,
@@ -196,7 +196,9 @@ def _schools(fit: Any) -> dict[str, Any]:
 BETA = {"beta": "beta", "sigma": "sigma"}
 POSTERIORS: dict[str, Posterior] = {
     "hmm_example-hmm_example": Posterior(
-        "hmm_example", lambda d: hidden(_floats(d, "y"), np.array([3.0, 10.0])), {"mu": "mu"},
+        "hmm_example",
+        lambda d: hidden(_floats(d, "y"), np.array([3.0, 10.0])),
+        {"mu": "mu"},
         lambda fit: {"theta1": fit["theta"][:, :, 0], "theta2": fit["theta"][:, :, 1]},
     ),
     "low_dim_gauss_mix-low_dim_gauss_mix": Posterior(
@@ -221,8 +223,10 @@ POSTERIORS: dict[str, Posterior] = {
     ),
     "arK-arK": Posterior("arK", lambda d: autoregression(_floats(d, "y"), int(d["K"])), {"alpha": "alpha", **BETA}),
     "mesquite-logmesquite": Posterior("mesquite", _mesquite, BETA),
-    "kilpisjarvi_mod-kilpisjarvi": Posterior("kilpisjarvi_mod", _lakes, {"alpha": "alpha", "beta": "beta", "sigma": "sigma"}),
-}  # fmt: skip
+    "kilpisjarvi_mod-kilpisjarvi": Posterior(
+        "kilpisjarvi_mod", _lakes, {"alpha": "alpha", "beta": "beta", "sigma": "sigma"}
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -232,9 +236,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder = Path(os.environ.get("MLSYSOPT_DATA", "")) / "posteriordb"
     bench = Bench(
-        "infer_posteriordb", "the draws are those of the posterior", "reference draws of posteriordb, 10 chains of 1000",
-        f"4 chains of {options.draws} draws after 1000 sweeps; |z| of every mean and sd with both sides' Monte Carlo errors",
-    )  # fmt: skip
+        "infer_posteriordb",
+        "the draws are those of the posterior",
+        "reference draws of posteriordb, 10 chains of 1000",
+        f"4 chains of {options.draws} draws after 1000 sweeps; |z| of means and sds, Monte Carlo errors of both sides",
+    )
     if not (folder / "MODELS.md").exists():
         return bench.missing(f"the data set posteriordb (MLSYSOPT_DATA={os.environ.get('MLSYSOPT_DATA', '')!r})")
     rows: list[list[object]] = []
@@ -280,11 +286,11 @@ def _ours(fit: Any, one: Posterior) -> dict[str, Any]:
     arrays = {theirs: fit[mine] for mine, theirs in one.names.items()}
     arrays |= one.derived(fit) if one.derived is not None else {}
     found: dict[str, Any] = {}
-    for name, array in arrays.items():
-        if array.ndim == 2:
-            found[name] = array
+    for name, draws in arrays.items():
+        if draws.ndim == 2:
+            found[name] = draws
         else:
-            found |= {f"{name}[{i + 1}]": array[:, :, i] for i in range(array.shape[2])}
+            found |= {f"{name}[{i + 1}]": draws[:, :, i] for i in range(draws.shape[2])}
     return found
 
 

@@ -101,9 +101,17 @@ def fit(model: str, **given: Any) -> int:
     executor = _executor(given["executor"]) if given["backend"] == "executor" else None
     with _progress(given["chains"]) as progress:
         found = compiled.infer(
-            given["draws"], warmup=given["warmup"], thin=given["thin"], chains=given["chains"], seed=given["seed"],
-            backend=given["backend"], executor=executor, method=given["method"], out=given["out"], progress=progress,
-        )  # fmt: skip
+            given["draws"],
+            warmup=given["warmup"],
+            thin=given["thin"],
+            chains=given["chains"],
+            seed=given["seed"],
+            backend=given["backend"],
+            executor=executor,
+            method=given["method"],
+            out=given["out"],
+            progress=progress,
+        )
     return _tell(found, given["report"], given["as_json"])
 
 
@@ -138,12 +146,17 @@ def explain(model: str, as_json: bool, **given: Any) -> int:
         print_json(
             [
                 {
-                    "variables": one.update.variables, "rule": one.update.rule, "about": one.update.about,
-                    "refused": {variable: {rule: str(why) for rule, why in refused.items()} for variable, refused in one.refused.items()},
+                    "variables": one.update.variables,
+                    "rule": one.update.rule,
+                    "about": one.update.about,
+                    "refused": {
+                        variable: {rule: str(why) for rule, why in refused.items()}
+                        for variable, refused in one.refused.items()
+                    },
                 }
                 for one in chosen.choices
             ]
-        )  # fmt: skip
+        )
     else:
         click.echo(compiled.explain())
     return 0
@@ -369,14 +382,30 @@ def _tell(found: Fit, report: Path | None, as_json: bool) -> int:
     page = make(found, shlex.join(["mlsysopt", *sys.argv[1:]])).write(report) if report is not None else None
     if as_json:
         rows = [
-            {"name": r.name, "mean": r.mean, "sd": r.sd, "q5": r.low, "q95": r.high, "rhat": _finite(r.rhat),
-             "ess_bulk": _finite(r.ess_bulk), "ess_tail": _finite(r.ess_tail)}
+            {
+                "name": r.name,
+                "mean": r.mean,
+                "sd": r.sd,
+                "q5": r.low,
+                "q95": r.high,
+                "rhat": _finite(r.rhat),
+                "ess_bulk": _finite(r.ess_bulk),
+                "ess_tail": _finite(r.ess_tail),
+            }
             for r in found.diagnosis.rows
-        ]  # fmt: skip
+        ]
         print_json(
-            {"ok": found.ok, "verdict": found.verdict(), "method": found.method, "rules": dict(found.rules), "settings": dict(found.settings),
-             "cpu_s": found.cpu_s, "lost": {str(k): v for k, v in found.lost.items()}, "summary": rows}
-        )  # fmt: skip
+            {
+                "ok": found.ok,
+                "verdict": found.verdict(),
+                "method": found.method,
+                "rules": dict(found.rules),
+                "settings": dict(found.settings),
+                "cpu_s": found.cpu_s,
+                "lost": {str(k): v for k, v in found.lost.items()},
+                "summary": rows,
+            }
+        )
     else:
         click.echo(found.summary())
     if page is not None:

@@ -24,7 +24,7 @@ ROOMS: dict[str, dict[str, tuple[str, str]]] = {
         "estimate": ("mlsysopt.cli.estimate:estimate", "how long a training will take, and whether it fits in memory"),
     },
     "infer": {
-        "infer": ("mlsysopt.cli.infer:infer", "write a probabilistic model as a function, get compiled, checked inference"),
+        "infer": ("mlsysopt.cli.infer:infer", "a probabilistic model as a function: compiled, checked inference"),
     },
     "operate": {
         "tune": (

@@ -86,7 +86,7 @@ def _coloured(event: Event, text: str) -> str:
 
 @contextmanager
 def chains_running(chains: int) -> Generator[Any]:
-    """Yield what is told `(chain, sweeps done, sweeps in all)`; it shows bars on a terminal, a line a second elsewhere."""
+    """Yield what is told `(chain, sweeps done, sweeps in all)`; bars on a terminal, a line a second elsewhere."""
     import time
 
     done = dict.fromkeys(range(chains), 0)

@@ -1,7 +1,7 @@
 """Write a probabilistic model as a Python function, get compiled, checked inference.
 
-The function is read, not called: loops stay loops, every variable gets the best update that can be proved legal, and the
-sweep becomes native code. `explain` says which and why; `verify` checks it on the user's own model.
+The function is read, not called: loops stay loops, every variable gets the best update that can be proved legal, and
+the sweep becomes native code. `explain` says which and why; `verify` checks it on the user's own model.
 
 References:
     Goodman, Pocock, Peck and Steele, Vate: Runtime Adaptable Probabilistic Programming for Java, EuroMLSys 2021.

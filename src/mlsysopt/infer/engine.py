@@ -105,9 +105,15 @@ class Engine:
     def __getstate__(self) -> dict[str, Any]:
         """Leave the rules behind: another process needs their text, not their proofs."""
         return {
-            "text": self.text, "signatures": self.signatures, "tuned": self.tuned, "updates": self.updates,
-            "program": self.program, "bound": self.bound, "keep": self.keep, "values": self.values,
-        }  # fmt: skip
+            "text": self.text,
+            "signatures": self.signatures,
+            "tuned": self.tuned,
+            "updates": self.updates,
+            "program": self.program,
+            "bound": self.bound,
+            "keep": self.keep,
+            "values": self.values,
+        }
 
     def functions(self, backend: Backend = "single") -> Loaded:
         """Return the file's functions, jitted or as plain Python."""
@@ -172,8 +178,8 @@ class Chain:
             if how in ("map", "both"):
                 self.arrays[f"map_{name}"] = like.copy()
             if how == "summary":
-                self.arrays[f"mean_{name}"] = np.zeros(like.size)
-                self.arrays[f"square_{name}"] = np.zeros(like.size)
+                self.arrays[f"mean_{name}"] = np.zeros(like.shape)
+                self.arrays[f"square_{name}"] = np.zeros(like.shape)
 
     def log_joint(self) -> tuple[float, float]:
         """Return log joint and log likelihood of the present state."""
@@ -188,10 +194,21 @@ class Chain:
         """Run sweeps from where it stands; return where it failed, if it did."""
         self.kept = int(
             self.engine.call(
-                self.functions, "sweeps", self.arrays, self.rng, self.sweeps, count, self.thin, self.offset or 0, warm, self.kept,
-                self.failed, self.joint, self.best,
+                self.functions,
+                "sweeps",
+                self.arrays,
+                self.rng,
+                self.sweeps,
+                count,
+                self.thin,
+                self.offset or 0,
+                warm,
+                self.kept,
+                self.failed,
+                self.joint,
+                self.best,
             )
-        )  # fmt: skip
+        )
         if self.failed[2] >= 0:
             return Failed(*(int(one) for one in (self.failed[0] - 1, self.failed[1], self.failed[2])))
         self.sweeps += count

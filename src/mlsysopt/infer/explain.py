@@ -59,4 +59,4 @@ def _whole_model(compiled: Compiled) -> str:
     found = Gradient().propose_model(Analysis(chosen.program))
     if isinstance(found, Refusal):
         return f"whole model: swept as above; not gradient: {found}"
-    return "whole model: NUTS, since three or more of its numbers would be left to slice sampling; method='gibbs' sweeps as above"
+    return "whole model: NUTS, three or more numbers would be left to slice sampling; method='gibbs' sweeps as above"

@@ -107,9 +107,12 @@ class Fit:
         }
         divergences = sum(one.divergences for one in self.chains)
         return diagnose(
-            {name: self[name] for name in self.names}, self.log_joint, lost=len(self.lost), divergences=divergences,
+            {name: self[name] for name in self.names},
+            self.log_joint,
+            lost=len(self.lost),
+            divergences=divergences,
             ragged=starts,
-        )  # fmt: skip
+        )
 
     @property
     def ok(self) -> bool:
@@ -130,10 +133,10 @@ class Fit:
             names = list(self.chains[0].moments) if self.chains else []
             raise UsageError(f"{name} is not retained as a summary; {near_misses(name, names, noun='summary')}")
         counts = np.array([len(one.joint) for one in self.chains], dtype=float)
-        means = np.stack([mean for mean, _ in found])
+        means = np.stack([mean.reshape(-1) for mean, _ in found])
         total = counts.sum()
         mean = (counts[:, None] * means).sum(axis=0) / total
-        squares = sum(square for _, square in found) + (counts[:, None] * (means - mean) ** 2).sum(axis=0)
+        squares = sum(square.reshape(-1) for _, square in found) + (counts[:, None] * (means - mean) ** 2).sum(axis=0)
         shape = self.compiled.bound.lengths(self.compiled.bound.program.variables[name])
         return Moments(mean.reshape(shape), np.sqrt(squares / max(total - 1, 1)).reshape(shape))
 
@@ -154,9 +157,14 @@ class Fit:
         table = [["", "mean", "sd", "5 %", "95 %", "R-hat", "ESS bulk", "ESS tail"]]
         for one in shown:
             table.append(
-                [one.name, *(f"{v:.4g}" for v in (one.mean, one.sd, one.low, one.high)), f"{one.rhat:.3f}" if one.rhat == one.rhat else "-",
-                 f"{one.ess_bulk:.0f}" if one.ess_bulk == one.ess_bulk else "-", f"{one.ess_tail:.0f}" if one.ess_tail == one.ess_tail else "-"]
-            )  # fmt: skip
+                [
+                    one.name,
+                    *(f"{v:.4g}" for v in (one.mean, one.sd, one.low, one.high)),
+                    f"{one.rhat:.3f}" if one.rhat == one.rhat else "-",
+                    f"{one.ess_bulk:.0f}" if one.ess_bulk == one.ess_bulk else "-",
+                    f"{one.ess_tail:.0f}" if one.ess_tail == one.ess_tail else "-",
+                ]
+            )
         left = len(rows) - len(shown)
         lines = [*aligned(table)]
         if left:

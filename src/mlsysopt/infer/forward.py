@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,8 @@ def execute(compiled: Compiled, n: int | None, *, seed: int = 0, backend: Backen
             raise UsageError(f"{engine.program.name} has a factor(...) at line {site.line}, and so cannot be executed")
         if site.distribution.improper and not site.observed:
             raise UsageError(
-                f"{site.variable} has the improper prior {site.distribution.name} (line {site.line}); fix it to execute: .{site.variable}.fix(value)"
+                f"{site.variable} has the improper prior {site.distribution.name} (line {site.line}); "
+                f"fix it to execute: .{site.variable}.fix(value)"
             )
     if n is not None and n < 1:
         raise UsageError(f"n is {n}; at least 1 draw")
@@ -65,5 +67,5 @@ def shaped(variable: Variable, array: NDArray[Any], leading: int = 1) -> NDArray
 def _once(variable: Variable, array: NDArray[Any], compiled: Compiled) -> Any:
     starts = compiled.bound.starts_of(variable) if variable.ragged else None
     if starts is not None:
-        return [array[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        return [array[a:b] for a, b in pairwise(starts)]
     return array if variable.rank else array[0].item()

@@ -34,7 +34,7 @@ def predict(fit: Fit, n: int | None, *, seed: int = 0) -> dict[str, NDArray[Any]
     if any(site.distribution is None for site in engine.program.sites):
         raise UsageError("a model with factor(...) cannot be executed, and so not predicted from")
     n = min(total, MOST) if n is None else n
-    if not 1 <= n:
+    if n < 1:
         raise UsageError(f"n is {n}; at least 1 draw")
     chain = Chain(engine, stream(seed, FORWARD, 1), draws=0)
     names = tuple(

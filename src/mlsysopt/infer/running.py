@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -63,16 +63,23 @@ def infer(
     given = compiled.starts if start == "auto" and compiled.starts else start
     request = Request(draws, warmup, thin, seed, given, "python" if backend == "python" else "single")
     settings = {
-        "draws": draws, "warmup": warmup, "thin": thin, "chains": chains, "seed": seed, "backend": backend, "method": method,
-    }  # fmt: skip
+        "draws": draws,
+        "warmup": warmup,
+        "thin": thin,
+        "chains": chains,
+        "seed": seed,
+        "backend": backend,
+        "method": method,
+    }
     smooth = _is_smooth(compiled, engine, method)
     rules = {name: one.update.rule for one in chosen.choices for name in one.update.variables}
     if smooth:
         rules = {name: "gradient" if rule != "forward" else rule for name, rule in rules.items()}
     folder = None if out is None else Folder.create(Path(out), compiled, settings, rules, given)
-    run: Callable[[int], Sampled] = (
+    run: Callable[..., Sampled] = (
         partial(_nuts, engine, request) if smooth else partial(_gibbs, engine, request, folder, progress)
     )
+    run = partial(_ended_before, folder, engine, run)
     if not smooth:
         _compile(engine, request)
     with _interruptible() as stopped:
@@ -85,9 +92,16 @@ def infer(
     lost |= {one.chain: one.error for one in ended if one.error not in ("", "stopped")}
     kept = [one for one in ended if not one.error or one.error == "stopped"]
     fit = Fit(
-        compiled, kept, lost, "nuts" if smooth else "gibbs", rules, settings, folder.path if folder is not None else None,
+        compiled,
+        kept,
+        lost,
+        "nuts" if smooth else "gibbs",
+        rules,
+        settings,
+        folder.path if folder is not None else None,
         stopped.is_set(),
-    )  # fmt: skip
+    )
+    compiled.fitted = fit
     if folder is not None:
         folder.finish(fit, ended)
     if not kept and lost and not stopped.is_set():
@@ -108,8 +122,22 @@ def _gibbs(
     stop: Callable[[], bool],
 ) -> Sampled:
     chain = folder.read_chain(engine, request, number) if folder is not None else None
-    save: Callable[[Chain, int], None] | None = folder.saver() if folder is not None else None
+    save = folder.saver() if folder is not None else None
     return run_chain(engine, request, number, chain=chain, progress=progress, stop=stop, save=save)
+
+
+def _ended_before(
+    folder: Folder | None, engine: Engine, run: Callable[..., Sampled], number: int, *, stop: Callable[[], bool]
+) -> Sampled:
+    """Return a chain whose end is in the folder, or run it; one that has no states in between is saved as it ends."""
+    found = folder.read_sampled(engine, number) if folder is not None else None
+    if found is None:
+        found = run(number, stop=stop)
+        if folder is not None and not found.error:
+            # Where the disk is full, finishing the fit tries again and says so.
+            with suppress(OSError):
+                folder.write_sampled(found)
+    return found
 
 
 def _nuts(engine: Engine, request: Request, number: int, *, stop: Callable[[], bool]) -> Sampled:
@@ -237,7 +265,7 @@ def _check(
     if shapes:
         name = sorted(shapes)[0]
         raise UsageError(
-            f"{name} was passed as a Shape: such a model can be executed, not inferred; pass its data: .bind({name}=...)"
+            f"{name} was passed as a Shape: such a model is executed, not inferred; pass data: .bind({name}=...)"
         )
 
 

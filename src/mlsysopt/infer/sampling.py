@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlsysopt.core.errors import MlsysoptError
+from mlsysopt.infer.diagnostics import cell_name
 from mlsysopt.infer.engine import TRIAL_SWEEPS, TRIALS, Array, Backend, Chain, Engine, Failed
 from mlsysopt.infer.runtime.streams import stream
 
@@ -145,7 +146,7 @@ def run_chain(
     chain: Chain | None = None,
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
-    save: Callable[[Chain, int], None] | None = None,
+    save: Callable[[Chain, int, bool], None] | None = None,
 ) -> Sampled:
     """Run one chain to its end.
 
@@ -156,7 +157,7 @@ def run_chain(
         chain: One that has been begun, or read back; None begins one.
         progress: Is told (chain, sweeps done, sweeps in all) after each slice.
         stop: Asked after each slice; true ends the chain with what it has.
-        save: Is given the chain after each slice.
+        save: Is given the chain after each slice, and whether it is the last one.
     """
     began = time.thread_time()
     error = ""
@@ -171,9 +172,10 @@ def run_chain(
             step = max(1, min(4 * step, int(count * SLICE_S / spent)))
             if progress is not None:
                 progress(number, chain.sweeps, request.sweeps)
+            stopped = stop is not None and stop()
             if save is not None:
-                save(chain, number)
-            if stop is not None and stop():
+                save(chain, number, stopped or chain.sweeps == request.sweeps)
+            if stopped:
                 error = "stopped"
                 break
     except ChainFailed as failed:
@@ -205,17 +207,19 @@ def explain_failure(chain: Chain, number: int, failed: Failed) -> ChainFailed:
     engine = chain.engine
     if failed.update < 0:
         site = engine.program.sites[max(failed.cell, 0)]
-        variable = site.variable
+        named = site.variable
     else:
-        rule, variables = engine.updates[failed.update]
-        variable = variables[0]
-        site = engine.program.sites_of(variable)[0]
+        variable = engine.program.variables[engine.updates[failed.update][1][0]]
+        site = engine.program.sites_of(variable.name)[0]
+        shape = chain.arrays[f"v_{variable.name}"].shape
+        rows = engine.bound.starts_of(variable) if variable.ragged else None
+        named = cell_name(variable.name, shape[: len(shape) - variable.event], max(failed.cell, 0), rows)
     file = engine.program.file.rpartition("/")[2]
     around = sorted({one for part in site.args for one in _read(part)})
     values = ", ".join(f"{name} = {_short(chain.arrays[f'v_{name}'])}" for name in around)
     return ChainFailed(
-        f"{file}:{site.line}: {variable}, cell {max(failed.cell, 0)}: no value has a density (chain {number}, sweep "
-        f"{failed.sweep}{'; ' + values if values else ''}); a prior that allows what is observed, or start= values, may help"
+        f"{file}:{site.line}: {named}: no value has a density (chain {number}, sweep "
+        f"{failed.sweep}{'; ' + values if values else ''}); a prior that allows what is observed, or start=, may help"
     )
 
 

@@ -62,7 +62,9 @@ def _inside(
             if name == variable:
                 yield Mention(site, expression, place, argument, under)
             for one in at:
-                yield from _inside(site, one, variable, "guard" if place == "guard" else "index", argument, under)
+                # A row that is read as a whole reads its own index once.
+                around = tuple(outer for outer in under if Index(outer.index) in walk(one))
+                yield from _inside(site, one, variable, "guard" if place == "guard" else "index", argument, around)
         case Call(_, args):
             for one in args:
                 yield from _inside(site, one, variable, place, argument, under)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 from mlsysopt.infer.emit.module import Module
 from mlsysopt.infer.emit.writer import Writer
 from mlsysopt.infer.ir import Block, Const, For, If, Index, Site, call, substitute
 from mlsysopt.infer.rules.protocol import Update
+from mlsysopt.infer.runtime import basics
 
 __all__ = ["Retain", "write_execute", "write_log_joint", "write_sweeps"]
 
@@ -19,7 +21,7 @@ TRIES = 10_000
 
 
 def write_execute(module: Module, name: str, wanted: Callable[[Site], bool]) -> None:
-    """Write `name(rng, ...)`: draw the wanted sites in program order; returns 0, or 1 + a site's number where it failed."""
+    """Write `name(rng, ...)`: draw the wanted sites in program order; returns 0, or 1 + a failed site's number."""
     with module.function(name, ("rng",)) as f:
         _forward(f, module.program.body, wanted)
         f.line("return 0")
@@ -70,7 +72,7 @@ def _ordered(f: Writer, loop: For, site: Site) -> None:
     if alike:
         with f.loops([loop.loop]):
             _drawn(f, site)
-        f.line(f"{array}[:{size}].sort()")
+        f.line(f"{f.use(basics.sort_ascending)}({array}, {size})")
         return
     tries = f.fresh("tries")
     f.line(f"{tries} = 0")
@@ -89,7 +91,7 @@ def _ordered(f: Writer, loop: For, site: Site) -> None:
 
 
 def write_log_joint(module: Module, name: str, sites: Sequence[Site]) -> None:
-    """Write `name(...) -> (log joint, log likelihood)` over the given sites; both -inf where something is impossible."""
+    """Write `name(...) -> (log joint, log likelihood)` over some sites; -inf where something is impossible."""
     with module.function(name) as f:
         f.line("prior = 0.0")
         f.line("likelihood = 0.0")
@@ -110,8 +112,9 @@ def write_log_joint(module: Module, name: str, sites: Sequence[Site]) -> None:
 def write_sweeps(module: Module, updates: Sequence[Update], keep: Mapping[str, Retain], forward: bool) -> None:
     """Write `sweeps(rng, first, count, thin, offset, warm, at, failed, joint, ...) -> kept`.
 
-    Runs `count` sweeps from number `first` on. Unless `warm`, every `thin`-th state after sweep `offset` is kept, from place `at` on: numbers in
-    `k_<name>`, running means and squares (or counts of values) in `mean_<name>`, `square_<name>` (`count_<name>`), the
+    Runs `count` sweeps from number `first` on. Unless `warm`, every `thin`-th state after sweep `offset` is kept, from
+    place `at` on: numbers in
+    `k_<name>`, running means and squares in `mean_<name>` and `square_<name>`, the
     best state so far in `map_<name>`, log joint and log likelihood in `joint`. Where an update fails, `failed` gets its
     place among the updates + 1, the cell and the sweep.
     """
@@ -121,24 +124,28 @@ def write_sweeps(module: Module, updates: Sequence[Update], keep: Mapping[str, R
     for one, name in zip(updates, names, strict=True):
         one.write(module, name)
     with module.function("sweep", ("rng", "warm", "number", "failed")) as f:
-        orders = {
-            "if number == 0:": first_order,
-            "elif number % 2 == 0:": range(len(updates)),
-            "else:": range(len(updates) - 1, -1, -1),
-        }
-        for head, order in orders.items():
-            with f.block(head):
-                for i in order:
-                    arguments = ("rng", "warm") if updates[i].tuned else ("rng",)
-                    f.line(f"status = {module.call(names[i], f, *arguments)}")
-                    with f.block("if status != 0:"):
-                        f.line(f"failed[0] = {i + 1}")
-                        f.line("failed[1] = status - 1")
-                        f.line("return 1")
+        # One call of each update in the text: LLVM would copy each of three into the sweep, and compile for as long.
+        with f.block(f"for place in range({len(updates)}):"):
+            f.line("which = place")
+            with f.block("if number == 0:"):
+                # A model that is drawn forward as a whole has no updates, and an empty tuple has no type.
+                f.line(f"which = ({', '.join(map(str, first_order))},)[place]" if updates else "pass")
+            with f.block("elif number % 2 == 1:"):
+                f.line(f"which = {len(updates) - 1} - place")
+            f.line("status = 0")
+            for i, name in enumerate(names):
+                arguments = ("rng", "warm") if updates[i].tuned else ("rng",)
+                with f.block(f"{'el' if i else ''}if which == {i}:"):
+                    f.line(f"status = {module.call(name, f, *arguments)}")
+            with f.block("if status != 0:"):
+                f.line("failed[0] = which + 1")
+                f.line("failed[1] = status - 1")
+                f.line("return 1")
         if forward:
             f.line(f"status = {module.call('forward', f, 'rng')}")
             with f.block("if status != 0:"):
-                f.line("failed[0] = -status")
+                f.line("failed[0] = -1")
+                f.line("failed[1] = status - 1")
                 f.line("return 1")
         f.line("return 0")
     _write_keep(module, keep)
@@ -156,34 +163,47 @@ def write_sweeps(module: Module, updates: Sequence[Update], keep: Mapping[str, R
 
 
 def _write_keep(module: Module, keep: Mapping[str, Retain]) -> None:
+    # Cells are copied in loops: an assignment of whole arrays costs seconds of compiling, for its error messages.
     with module.function("keep", ("kept", "joint", "best")) as f:
         f.line(f"total, likelihood = {module.call('log_joint', f)}")
         f.line("joint[kept, 0] = total")
         f.line("joint[kept, 1] = likelihood")
         for name, how in keep.items():
             if how in ("samples", "both"):
-                f.line(f"{f.array(f'k_{name}')}[kept] = {f.array(f'v_{name}')}")
+                with _cells(f, name) as at:
+                    f.line(f"{f.array(f'k_{name}')}[kept, {at}] = {f.array(f'v_{name}')}[{at}]")
             if how == "summary":
                 _summary(f, name)
-        if any(how in ("map", "both") for how in keep.values()):
+        best = [name for name, how in keep.items() if how in ("map", "both")]
+        if best:
             with f.block("if total > best[0]:"):
                 f.line("best[0] = total")
-                for name, how in keep.items():
-                    if how in ("map", "both"):
-                        f.line(f"{f.array(f'map_{name}')}[:] = {f.array(f'v_{name}')}")
+                for name in best:
+                    with _cells(f, name) as at:
+                        f.line(f"{f.array(f'map_{name}')}[{at}] = {f.array(f'v_{name}')}[{at}]")
         f.line("return 1")
 
 
+@contextmanager
+def _cells(f: Writer, name: str) -> Iterator[str]:
+    """Write loops over all cells of a variable's array; yields their index."""
+    one = f.variable(name)
+    rank = 1 if one.ragged or not one.rank else one.rank
+    indices = [f.fresh("c") for _ in range(rank)]
+    with ExitStack() as stack:
+        for axis, index in enumerate(indices):
+            stack.enter_context(f.block(f"for {index} in range({f.array(f'v_{name}')}.shape[{axis}]):"))
+        yield ", ".join(indices)
+
+
 def _summary(f: Writer, name: str) -> None:
-    """Write running means and squared deviations, Welford's way; whole numbers with few values are counted."""
-    cell, n = f.fresh("c"), "(kept + 1)"
-    flat, mean, square = f"{f.array(f'v_{name}')}.reshape(-1)", f.array(f"mean_{name}"), f.array(f"square_{name}")
-    values = f.fresh("flat")
-    f.line(f"{values} = {flat}")
-    with f.block(f"for {cell} in range({values}.shape[0]):"):
-        f.line(f"d = {values}[{cell}] - {mean}[{cell}]")
-        f.line(f"{mean}[{cell}] += d / {n}")
-        f.line(f"{square}[{cell}] += d * ({values}[{cell}] - {mean}[{cell}])")
+    """Write running means and squared deviations, Welford's way."""
+    mean, square = f.array(f"mean_{name}"), f.array(f"square_{name}")
+    with _cells(f, name) as at:
+        value = f"{f.array(f'v_{name}')}[{at}]"
+        f.line(f"d = {value} - {mean}[{at}]")
+        f.line(f"{mean}[{at}] += d / (kept + 1)")
+        f.line(f"{square}[{at}] += d * ({value} - {mean}[{at}])")
 
 
 def _sites(block: Block) -> list[Site]:

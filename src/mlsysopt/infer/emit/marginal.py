@@ -6,7 +6,7 @@ in the row of the cell before it. What no later cell takes in is summed and adde
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from mlsysopt.infer.analysis.mentions import Mention, free_of, mentions, shift_of
@@ -46,7 +46,13 @@ class Sum:
         return frozenset(found | ({self.step[0].number} if self.step is not None else set()))
 
 
-def summable(program: Program, variable: str, relevant: Collection[int], counted: Collection[int]) -> Sum | Refusal:
+def summable(
+    program: Program,
+    variable: str,
+    relevant: Collection[int],
+    counted: Collection[int],
+    number: Callable[[Expr], float],
+) -> Sum | Refusal:
     """Return how a variable is summed out, or why it cannot be.
 
     Args:
@@ -54,13 +60,17 @@ def summable(program: Program, variable: str, relevant: Collection[int], counted
         variable: A latent.
         relevant: Numbers of the sites that matter; reads by others are passed over.
         counted: Those of them whose density is wanted, and that no other sum holds.
+        number: Evaluates an expression of the inputs.
     """
     own = program.sites_of(variable)
     states = states_of(own[0])
     if isinstance(states, Refusal):
         return states
     for site in own:
-        if states_of(site) != states or not uniform(states, program):
+        others = states_of(site)
+        if isinstance(others, Refusal):
+            return others
+        if not uniform(others, program) or number(others) != number(states):
             return Refusal("its cells differ in how many values they have", site.line)
     starts: list[Site] = []
     steps: list[tuple[Site, Get]] = []

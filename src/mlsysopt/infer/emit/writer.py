@@ -63,6 +63,7 @@ class Writer:
         self._lines: list[str] = []
         self._depth = 1
         self._count: dict[str, int] = {}
+        self._indices = {index for site in module.program.sites for index in site.indices}
 
     # Text.
 
@@ -82,9 +83,12 @@ class Writer:
         self._depth -= 1
 
     def fresh(self, prefix: str = "t") -> str:
-        """Return a name that this function does not have yet."""
-        self._count[prefix] = self._count.get(prefix, 0) + 1
-        return f"{prefix}{self._count[prefix]}"
+        """Return a name that this function does not have yet, and that no loop of the model has."""
+        while True:
+            self._count[prefix] = self._count.get(prefix, 0) + 1
+            name = f"{prefix}{self._count[prefix]}"
+            if name not in self._indices:
+                return name
 
     def let(self, text: str, prefix: str = "t") -> str:
         """Write an assignment to a new name; return the name. A name or number is returned as it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 __all__ = [
     "exp_or_inf",
@@ -14,6 +15,7 @@ __all__ = [
     "modulo",
     "power",
     "ratio",
+    "sort_ascending",
     "sqrt_or_nan",
 ]
 
@@ -103,3 +105,14 @@ def power(x: float, y: float) -> float:
     if y * math.log(abs(x)) > 709.78:
         return math.inf
     return math.pow(x, y)
+
+
+def sort_ascending(x: Any, n: int) -> None:
+    """Sort the first n numbers of an array in place, by insertion."""
+    for i in range(1, n):
+        value = x[i]
+        j = i - 1
+        while j >= 0 and x[j] > value:
+            x[j + 1] = x[j]
+            j -= 1
+        x[j + 1] = value

@@ -1,4 +1,4 @@
-"""Draws: `(rng, *parameters)`, or `(rng, out, *parameters)` for vectors; parameters that are not allowed give nan or -1."""
+"""Draws: `(rng, *parameters)`, `(rng, out, *parameters)` for vectors; forbidden parameters give nan or -1."""
 
 from __future__ import annotations
 
