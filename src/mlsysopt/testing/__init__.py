@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlsysopt.testing.samplers import SamplerContract
     from mlsysopt.testing.targets import TargetContract
     from mlsysopt.testing.trainers import TrainerContract
+    from mlsysopt.testing.updates import UpdateContract
 
 __all__ = [
     "AblationContract",
@@ -26,6 +27,7 @@ __all__ = [
     "SamplerContract",
     "TargetContract",
     "TrainerContract",
+    "UpdateContract",
 ]
 
 __getattr__, __dir__ = lazy(
@@ -38,5 +40,6 @@ __getattr__, __dir__ = lazy(
         "SamplerContract": "mlsysopt.testing.samplers",
         "TargetContract": "mlsysopt.testing.targets",
         "TrainerContract": "mlsysopt.testing.trainers",
+        "UpdateContract": "mlsysopt.testing.updates",
     },
 )

@@ -106,7 +106,7 @@ def _shared(blanket: Blanket) -> Refusal | None:
             rows = {one.get.at[: len(one.get.at) - variable.event] for one in found}
             times = f"{len(found)} times" if len(rows) > 1 else "twice" if len(found) == 2 else f"{len(found)} times"
             return Refusal(f"it is read {times} there", site.line)
-        if not variable.event and found[0].under:
+        if not variable.event and any(one.under for one in found):
             return Refusal("several of its cells are read in one sum there", site.line)
     return None
 
@@ -141,7 +141,8 @@ def _write(module: Module, name: str, blanket: Blanket, family: _Family, gains: 
     with module.function(name, ("rng",)) as f:
         for one, whole in family.statistics.items():
             shape = f.shape(variable.name, axes)
-            f.line(f"{one}_{variable.name} = np.zeros({shape}{', dtype=np.int64' if whole else ''})")
+            zeros = f"np.zeros({shape}{', dtype=np.int64' if whole else ''})" if variable.rank else "0.0"
+            f.line(f"{one}_{variable.name} = {zeros}")
         for gain in gains:
             with f.site(gain.site):
                 at = gain.get.at[: variable.rank - variable.event]
@@ -150,7 +151,7 @@ def _write(module: Module, name: str, blanket: Blanket, family: _Family, gains: 
                     _add(f, gain, family, at)
         for site in blanket.own:
             with f.site(site):
-                family.posterior(f, site, [f.cell(variable.name, site.at, f"{one}_") for one in family.statistics])
+                family.posterior(f, site, [_statistic(f, variable.name, site.at, one) for one in family.statistics])
         f.line("return 0")
 
 
@@ -159,7 +160,7 @@ def _add(f: Writer, gain: Gain, family: _Family, at: tuple[Expr, ...]) -> None:
     if not family.row:
         texts = [f.value(one) for one in gain.adds]
         for one, text in zip(family.statistics, texts, strict=True):
-            f.line(f"{f.cell(name, gain.get.at, f'{one}_')} += {text}")
+            f.line(f"{_statistic(f, name, gain.get.at, one)} += {text}")
         return
     (counts,) = family.statistics
     value = gain.site.value
@@ -169,6 +170,11 @@ def _add(f: Writer, gain: Gain, family: _Family, at: tuple[Expr, ...]) -> None:
             f.line(f"{f.cell(name, (*at, index), f'{counts}_')} += {f.value(value.at(Index(index)))}")
         return
     f.line(f"{f.cell(name, (*at, value), f'{counts}_')} += 1")
+
+
+def _statistic(f: Writer, name: str, at: tuple[Expr, ...], statistic: str) -> str:
+    """Return the name of a cell's statistic; that of a single number is no array, which a processor adds up faster."""
+    return f.cell(name, at, f"{statistic}_") if f.variable(name).rank else f"{statistic}_{name}"
 
 
 def _unless(f: Writer, site: Site, good: str) -> None:

@@ -105,11 +105,11 @@ class Kalman:
     def _refusal(self, variable: str, analysis: Analysis) -> tuple[Refusal | None, int]:
         """Return why a variable is no chain, and the dimension along which it is one."""
         blanket = analysis.blanket(variable)
-        if not blanket.self_references:
-            return Refusal("its cells do not follow one another", blanket.own[0].line if blanket.own else 0), 0
         why = unfit(variable, analysis)
         if why is not None:
             return why, 0
+        if not blanket.self_references:
+            return Refusal("its cells do not follow one another", blanket.own[0].line if blanket.own else 0), 0
         for site in (*blanket.own, *blanket.sites):
             if site.distribution is not None and site.distribution.name == MULTIVARIATE:
                 return Refusal("its vectors are drawn as a whole there", site.line), 0
