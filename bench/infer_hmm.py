@@ -31,9 +31,11 @@ JAGS = """model {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.infer_hmm", description=__doc__)
-    parser.add_argument("--peer", choices=["numpyro", "jags"], default="numpyro")
+    parser.add_argument("--peer", choices=["numpyro", "jags", "both"], default="both")
     parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args(arguments)
+    if options.peer == "both":
+        return max(main(["--peer", peer, "--rounds", str(options.rounds)]) for peer in ("numpyro", "jags"))
     data = hmm_data(20)
     if options.peer == "numpyro":
         bench = Bench(

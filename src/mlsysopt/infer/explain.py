@@ -32,11 +32,12 @@ def explain(compiled: Compiled) -> str:
         formula = _formula(update.cost)
         lines.append(f"{head}, {cost:.3g} operations a sweep" + (f" = {formula}" if formula else ""))
         for variable, refused in choice.refused.items():
+            name = f"{variable}: " if len(update.variables) > 1 else ""
+            by_reason: dict[str, list[str]] = {}
             for rule, why in refused.items():
-                if rule == "forward":
-                    continue
-                name = f"{variable}: " if len(update.variables) > 1 else ""
-                lines.append(f"  not {rule}: {name}{why}")
+                if rule != "forward":
+                    by_reason.setdefault(str(why), []).append(rule)
+            lines += [f"  not {', '.join(rules)}: {name}{why}" for why, rules in by_reason.items()]
     smooth = _whole_model(compiled)
     if smooth:
         lines.append(smooth)

@@ -145,13 +145,31 @@ def _nuts(engine: Engine, request: Request, number: int, *, stop: Callable[[], b
 
     if stop():
         return Sampled(number, {}, np.zeros((0, 2)), error="stopped")
-    import time
-
-    began = time.thread_time()
     one = nuts.sample(
-        engine, draws=request.draws, warmup=request.warmup, seed=request.seed, chain=number, backend=request.backend
+        engine,
+        draws=request.draws,
+        warmup=request.warmup,
+        seed=request.seed,
+        chain=number,
+        backend=request.backend,
+        stop=stop,
     )
-    return Sampled(number, dict(one.draws), one.joint, seconds=time.thread_time() - began, divergences=one.divergences)
+    keep, best = engine.keep, int(np.argmax(one.joint[:, 0])) if len(one.joint) else 0
+    ended = len(one.joint) == request.draws
+    return Sampled(
+        number,
+        {name: array for name, array in one.draws.items() if keep[name] in ("samples", "both")},
+        one.joint,
+        {name: array[best] for name, array in one.draws.items() if keep[name] in ("map", "both") and len(array)},
+        {
+            name: (array.mean(axis=0), array.var(axis=0) * len(array))
+            for name, array in one.draws.items()
+            if keep[name] == "summary" and len(array)
+        },
+        one.seconds,
+        one.divergences,
+        "" if ended else "stopped",
+    )
 
 
 def _here(

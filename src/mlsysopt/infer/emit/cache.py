@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
@@ -22,6 +23,7 @@ __all__ = ["Loaded", "interpreted", "jitted", "key_of"]
 
 _LOG = logging.getLogger(__name__)
 _SAID: set[str] = set()
+_LOADING = threading.Lock()
 
 Loaded = dict[str, Callable[..., Any]]
 
@@ -39,19 +41,20 @@ def key_of(text: str) -> str:
 
 def jitted(text: str) -> Loaded:
     """Return the functions of a generated file as numba compiles them; kept on disk across processes."""
-    key = key_of(text)
-    name = f"mlsysopt_infer_{key}"
-    if name not in sys.modules:
-        path = _written(text, name)
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
+    name = f"mlsysopt_infer_{key_of(text)}"
+    # A module is known by its name before it has run: a second thread must not take it half loaded.
+    with _LOADING:
+        if name not in sys.modules:
+            path = _written(text, name)
+            spec = importlib.util.spec_from_file_location(name, path)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[name]
+                raise
     return vars(sys.modules[name])
 
 
