@@ -197,7 +197,8 @@ def _kinds(program: Program) -> dict[str, tuple[Kind, int]]:
                 if program.variables[name].input:
                     whole.setdefault(name, site.line)
     kinds: dict[str, tuple[Kind, int]] = {name: ("float", line) for name, line in continuous.items()}
-    return kinds | {name: ("int", line) for name, line in whole.items()}
+    kinds.update({name: ("int", line) for name, line in whole.items()})
+    return kinds
 
 
 def _whole_parts(site: Site) -> Iterator[Expr]:

@@ -10,12 +10,12 @@ import numpy as np
 
 from mlsysopt.infer.frontend.source import Source
 from mlsysopt.infer.grid import Array, Grid, OutOfRange, TooLarge
-from mlsysopt.infer.ir import Get, Index, Site, Variable
+from mlsysopt.infer.ir import Get, Index, Site, Variable, walk
 
 if TYPE_CHECKING:
     from mlsysopt.infer.binding import Bound
 
-__all__ = ["Cells", "outside", "spelled"]
+__all__ = ["Cells", "check_computed", "outside", "spelled"]
 
 MOST = 10_000_000
 """Cells of a variable above which they are not looked at."""
@@ -144,6 +144,63 @@ class Cells:
         return spelled(variable.name, np.unravel_index(cell, shape[: len(shape) - variable.event]))
 
 
+def check_computed(bound: Bound, source: Source) -> None:
+    """Refuse computed cells that are assigned twice, outside of their array, or read without being assigned.
+
+    Raises:
+        ModelError: the first one.
+    """
+    assigned: dict[str, list[tuple[int, Array]]] = {}
+    for one in bound.program.computations:
+        try:
+            grid, sure = Grid(bound).site(one)
+            values = [grid.value(part) for part in one.cell.at]
+            sizes = [Grid(bound).value(part) for part in one.shape] if one.defined is None else []
+            defined = grid.value(one.defined) if one.defined is not None else None
+        except TooLarge:
+            continue
+        except OutOfRange as error:
+            raise outside(error, one.line, bound, source) from None
+        known = [np.broadcast_to(value, (grid.size,)) for value in values if value is not None]
+        if not sure or len(known) < len(values) or not grid.size:
+            continue
+        cells = np.stack(known, axis=1)
+        name = one.cell.variable
+        if defined is not None and not defined.all():
+            cell = cells[int(np.flatnonzero(~np.broadcast_to(defined, (grid.size,)).astype(bool))[0])]
+            raise source.error(
+                one.line,
+                f"{spelled(name, cell)} is read and never assigned; assign it, or change the bounds of the loops",
+            )
+        if one.defined is None:
+            for axis, size in enumerate(sizes):
+                if (
+                    size is not None
+                    and not size.ndim
+                    and (bad := np.flatnonzero((known[axis] < 0) | (known[axis] >= size))).size
+                ):
+                    raise outside(
+                        OutOfRange(one.cell, axis, int(known[axis][bad[0]]), int(size), grid.at(int(bad[0]))),
+                        one.line,
+                        bound,
+                        source,
+                    )
+            assigned.setdefault(name, []).append((one.line, cells))
+    for name, found in assigned.items():
+        whole = np.concatenate([cells for _, cells in found])
+        lines = np.concatenate([np.full(len(cells), line) for line, cells in found])
+        _, first, back = np.unique(whole, axis=0, return_index=True, return_inverse=True)
+        again = np.flatnonzero(first[back.reshape(-1)] != np.arange(len(whole)))
+        if len(again):
+            place = int(again[0])
+            before = int(lines[first[back.reshape(-1)[place]]])
+            raise source.error(
+                int(lines[place]),
+                f"{spelled(name, whole[place])} is assigned twice (first at line {before}); "
+                "a cell is assigned once: change the bounds of the loops",
+            )
+
+
 def _common(site: Site, other: Site) -> list[str]:
     found: list[str] = []
     for a, b in zip(site.loops, other.loops, strict=False):
@@ -178,20 +235,21 @@ def outside(error: OutOfRange, line: int, bound: Bound, source: Source) -> Excep
             f"{said} = {error.index} is no index of {name}, which has {error.size} ({allowed}); "
             f"correct it, or the size of {name}",
         )
-    names = {one.name for one in _indices(part)}
+    names = {one.name for one in walk(part) if isinstance(one, Index)}
     where = ", ".join(f"{Index(k)} = {v}" for k, v in error.at.items() if k in names)
     at = f" at {where}" if where and not isinstance(part, Index) else ""
+    variables = bound.program.variables
+    if any(isinstance(one, Get) and not variables[one.variable].input for one in walk(part)):
+        return source.error(
+            line,
+            f"{error.get}: {part} can be {error.index}{at}, and {name} has {error.size} ({allowed}); "
+            f"give {name} as many as there are values",
+        )
     return source.error(
         line,
         f"{error.get}: {part} is {error.index}{at}, and {name} has {error.size} there ({allowed}); "
         f"change the bounds of the loop, or the size of {name}",
     )
-
-
-def _indices(part: object) -> list[Index]:
-    from mlsysopt.infer.ir import walk
-
-    return [one for one in walk(part) if isinstance(one, Index)]  # type: ignore[arg-type]
 
 
 def spelled(name: str, at: object) -> str:

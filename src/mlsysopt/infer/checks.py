@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlsysopt.infer.cells import Cells, outside, spelled
+from mlsysopt.infer.cells import Cells, check_computed, outside, spelled
 from mlsysopt.infer.distributions.spec import Distribution, Parameter
 from mlsysopt.infer.frontend.source import Source
 from mlsysopt.infer.grid import Array, Grid, OutOfRange, TooLarge
@@ -37,6 +37,7 @@ def check(bound: Bound, source: Source) -> None:
             shape = ", ".join(map(str, bound.lengths(variable)))
             raise source.error(variable.line, f"{variable.name} has the shape ({shape}); sizes are at least {least}")
     try:
+        check_computed(bound, source)
         cells, finite = Cells(bound, source), finite_latents(bound)
         for site in bound.program.sites:
             try:
@@ -89,8 +90,16 @@ class _Site:
         for parameter, arg, value in zip(site.distribution.parameters, site.args, values, strict=True):
             if isinstance(arg, Vector):
                 self._vector(site.distribution, parameter, arg)
-            elif value is not None and (bad := _forbidden(parameter, value)) is not None:
+            elif value is not None and (bad := _forbidden(parameter, value, site.distribution)) is not None:
                 self._argument(site.distribution, parameter, arg, value, bad)
+        if (
+            site.distribution.bounds is not None
+            and (ends := self._called(site.distribution.bounds, values)) is not None
+        ):
+            bad = ends[:, 0] >= ends[:, 1]
+            if bad.any():
+                low, high = (_at(ends[:, i], self._first(bad)) for i in (0, 1))
+                raise self._error(f"{site.distribution.name}: low has to be below high, got {low:g} and {high:g}")
         if site.observed and site.variable not in self.bound.shapes:
             self._support(site.distribution, values)
 
@@ -145,9 +154,9 @@ class _Site:
             return
         rows, place, named = found
         what, allowed = _ALLOWED[parameter.constraint]
-        bad = ~allowed(rows).all(axis=1)
+        bad = np.asarray(np.logical_not(allowed(rows)).any(axis=1))
         if parameter.constraint == "simplex":
-            bad |= np.abs(rows.sum(axis=1) - 1.0) > ADDS_UP
+            bad = bad | (np.abs(rows.sum(axis=1) - 1.0) > ADDS_UP)
         used = np.unique(place) if place is not None else np.arange(len(rows))
         wrong = used[bad[used]]
         if len(wrong):
@@ -252,7 +261,7 @@ class _Site:
                 row = i if place is None else int(_at(place, i))
                 raise self._error(_not_a_value(f"{named(row)} = {_short(used[i])}", distribution, what(i)))
 
-        refuse(~np.isfinite(used).all(axis=1), lambda _: "finite numbers")
+        refuse(np.asarray(np.logical_not(np.isfinite(used)).any(axis=1)), lambda _: "finite numbers")
         if distribution.support == "simplex":
             refuse(
                 (used < 0).any(axis=1) | (np.abs(used.sum(axis=1) - 1.0) > ADDS_UP),
@@ -358,13 +367,16 @@ def _has_density(distribution: Distribution, x: float) -> bool:
         return False
 
 
-def _forbidden(parameter: Parameter, value: Array) -> Array | None:
+def _forbidden(parameter: Parameter, value: Array, distribution: Distribution) -> Array | None:
+    if distribution.bounds is not None and parameter.constraint == "real":
+        # The ends of an interval may be infinite.
+        return np.isnan(value)
     found = _ALLOWED.get(parameter.constraint)
     return None if found is None else ~found[1](value)
 
 
 _ALLOWED: dict[str, tuple[str, Callable[[Array], Array]]] = {
-    "real": ("a number", lambda v: ~np.isnan(v)),
+    "real": ("a finite number", np.isfinite),
     "positive": ("above 0", lambda v: (v > 0) & np.isfinite(v)),
     "nonnegative": ("at least 0", lambda v: (v >= 0) & np.isfinite(v)),
     "unit": ("between 0 and 1", lambda v: (v >= 0) & (v <= 1)),

@@ -180,7 +180,10 @@ class Compiled:
         left = self.ready()
         if left:
             name = self.model.source.name
-            raise UsageError(f"{name} needs {', '.join(left)}: {name}({left[0]}=...), or a Shape(...) to execute only")
+            raise UsageError(
+                f"{name} needs {', '.join(left)}; pass {left[0]}=... (--data {left[0]}=FILE, --set for a number), "
+                f"or a Shape (--shape {left[0]}=N) to execute only"
+            )
         return bind(self.model.source, self.given, missing=self.missing)
 
     def __getattr__(self, name: str) -> Handle:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mlsysopt.core.errors import MissingExtra
 
-__all__ = ["Diagnosis", "Row", "diagnose"]
+__all__ = ["Diagnosis", "Row", "cell_name", "diagnose"]
 
 Array = NDArray[Any]
 
@@ -99,6 +99,17 @@ class Diagnosis:
         bad = [one for one in self.rows if not self._fine(one)]
         return tuple(sorted(bad, key=lambda one: -one.trouble if not np.isnan(one.trouble) else -np.inf)[:count])
 
+    def shown(self, most: int) -> tuple[Row, ...]:
+        """Return the rows to show: at most so many of each variable, then those that converged worst."""
+        of: dict[str, list[Row]] = {}
+        for one in self.rows:
+            of.setdefault(one.name.partition("[")[0], []).append(one)
+        found: list[Row] = []
+        for rows in of.values():
+            worst = sorted(rows, key=lambda row: -row.rhat if row.rhat == row.rhat else 0.0)[:most]
+            found += rows if len(rows) <= most else [row for row in rows if row in worst]
+        return tuple(found)
+
     def verdict(self) -> str:
         """Return one to three lines: fine, or what is wrong and what to do."""
         if self.ok:
@@ -148,7 +159,7 @@ def diagnose(
         flat = array.reshape(*array.shape[:2], -1).astype(np.float64)
         cells = flat.shape[2]
         chosen = np.arange(cells) if cells <= MOST_CELLS else np.linspace(0, cells - 1, MOST_CELLS).astype(int)
-        names = [_cell_name(name, array.shape[2:], int(i), (ragged or {}).get(name)) for i in chosen]
+        names = [cell_name(name, array.shape[2:], int(i), (ragged or {}).get(name)) for i in chosen]
         rows += _rows(names, flat[:, :, chosen])
         if cells > MOST_CELLS:
             rows += _rows([f"mean of {name}"], flat.mean(axis=2, keepdims=True))
@@ -185,7 +196,8 @@ def _stats() -> Any:
     return array_stats
 
 
-def _cell_name(name: str, shape: tuple[int, ...], flat: int, starts: Array | None) -> str:
+def cell_name(name: str, shape: tuple[int, ...], flat: int, starts: Array | None) -> str:
+    """Return a cell as it stands in a model, from its place among all; `starts` are those of ragged rows."""
     if starts is not None:
         row = int(np.searchsorted(starts, flat, side="right")) - 1
         return f"{name}[{row}, {flat - int(starts[row])}]"

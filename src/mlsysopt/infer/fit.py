@@ -140,20 +140,16 @@ class Fit:
         shape = self.compiled.bound.lengths(self.compiled.bound.program.variables[name])
         return Moments(mean.reshape(shape), np.sqrt(squares / max(total - 1, 1)).reshape(shape))
 
-    def summary(self, most: int = 40) -> str:
+    def summary(self, most: int = 12) -> str:
         """Return a table of means, sds, quantiles, R-hat and ESS, and the verdict.
 
         Args:
-            most: Rows at most; the worst ones and the first ones are shown.
+            most: Rows of each variable at most; of a larger one, those that converged worst are shown.
         """
         from mlsysopt.core.report.columns import aligned
 
-        rows = list(self.diagnosis.rows)
-        shown = (
-            rows
-            if len(rows) <= most
-            else [*rows[: most - 5], *sorted(rows[most - 5 :], key=lambda r: -_or(r.rhat, 0))[:5]]
-        )
+        rows = self.diagnosis.rows
+        shown = self.diagnosis.shown(most)
         table = [["", "mean", "sd", "5 %", "95 %", "R-hat", "ESS bulk", "ESS tail"]]
         for one in shown:
             table.append(
@@ -212,7 +208,3 @@ class Fit:
             sample_stats={"lp": self.log_joint, "log_likelihood": self.log_likelihood},
             observed_data=observed or None,
         )
-
-
-def _or(value: float, other: float) -> float:
-    return value if value == value else other

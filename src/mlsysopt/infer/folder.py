@@ -1,11 +1,12 @@
 """A fit on disk: what was asked, the data, each chain's state every ten seconds, and draws that are only ever appended.
 
 `fit.json` says what it is of; `data.npz` holds the inputs; `draws/<name>.<chain>.npy` the draws, of which a chain's
-state says how many count; `state-<chain>.npz` is replaced in one step. What a killed run leaves is always a whole state.
+state says how many count; `state-<chain>.npz` is replaced in one step. A killed run always leaves a whole state.
 """
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
@@ -13,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,8 @@ class Folder:
     def __init__(self, path: Path, content: dict[str, Any]) -> None:
         self.path, self.content = path, content
         self._warned = False
+        self._unsaved: dict[int, Chain] = {}
+        self._error: OSError | None = None
 
     @classmethod
     def create(
@@ -64,7 +68,8 @@ class Folder:
             for key, what in (("model_hash", "model"), ("data_hash", "data")):
                 if found.content[key] != wanted[key]:
                     raise UsageError(
-                        f"{path} holds a fit of another {what}: {found.content[key]} there, {wanted[key]} here; choose another folder"
+                        f"{path} holds a fit of another {what}: {found.content[key]} there, {wanted[key]} here; "
+                        "choose another folder"
                     )
             changed = {
                 k
@@ -74,15 +79,21 @@ class Folder:
             if changed:
                 name = sorted(changed)[0]
                 raise UsageError(
-                    f"{path} holds a fit with {name}={found.content['settings'][name]}, asked for {name}={wanted['settings'][name]}; "
+                    f"{path} holds a fit with {name}={found.content['settings'][name]}, asked for "
+                    f"{name}={wanted['settings'][name]}; "
                     "resume it as it is, or choose another folder"
                 )
             return found
         if path.exists() and any(path.iterdir()):
             raise UsageError(f"{path} exists and is no fit; choose a new folder")
-        (path / "draws").mkdir(parents=True, exist_ok=True)
-        _replace(path / "data.npz", _packed(_inputs(compiled)))
-        _replace(path / "fit.json", json.dumps(wanted, indent=1).encode())
+        try:
+            (path / "draws").mkdir(parents=True, exist_ok=True)
+            _replace(path / "data.npz", _packed(_inputs(compiled)))
+            _replace(path / "fit.json", json.dumps(wanted, indent=1).encode())
+        except OSError as error:
+            raise InfrastructureError(
+                f"{path} cannot be written ({error.strerror or error}); choose another folder"
+            ) from error
         return cls(path, wanted)
 
     @classmethod
@@ -109,8 +120,15 @@ class Folder:
 
         source = self.content["source"]
         names: dict[str, Any] = {one: getattr(language, one) for one in language.__all__}
-        text = source[source.index("def ") :]
-        exec(compile(text, self.content["file"], "exec"), names)
+        text = _definition(source)
+        tree = ast.parse(text)
+        for one in ast.walk(tree):
+            # What annotations name is not here.
+            if isinstance(one, ast.arg):
+                one.annotation = None
+            elif isinstance(one, ast.FunctionDef):
+                one.returns = None
+        exec(compile(tree, self.content["file"], "exec"), names)
         compiled = Compiled(Model(names[self.content["name"]], text), missing=self.content["missing"])
         with np.load(self.path / "data.npz") as data:
             return _restored(compiled, {name: data[name] for name in data.files}, self.content)
@@ -121,25 +139,23 @@ class Folder:
 
     # Chains.
 
-    def saver(self) -> Callable[[Chain, int], None]:
+    def saver(self) -> Callable[[Chain, int, bool], None]:
         """Return what `run_chain` calls after each slice; it writes every ten seconds and at the end."""
         last = time.monotonic()
 
-        def save(chain: Chain, number: int) -> None:
+        def save(chain: Chain, number: int, final: bool) -> None:
             nonlocal last
-            ended = chain.kept == chain.draws
-            if not ended and time.monotonic() - last < EVERY_S:
+            if not final and time.monotonic() - last < EVERY_S:
                 return
             last = time.monotonic()
-            self.write_chain(chain, number, final=ended)
+            self.write_chain(chain, number)
 
         return save
 
-    def write_chain(self, chain: Chain, number: int, *, final: bool = False) -> None:
+    def write_chain(self, chain: Chain, number: int) -> None:
         """Append a chain's new draws and replace its state.
 
-        Raises:
-            InfrastructureError: the disk is full at the last save; before, the last good state stays and a line says so.
+        Where that fails, the last good state stays, and `finish` tries again.
         """
         state = {name: one for name, one in chain.arrays.items() if name.startswith(("t_", "mean_", "square_", "map_"))}
         latent = {one.name for one in chain.engine.program.latents}
@@ -152,11 +168,9 @@ class Folder:
                 if name.startswith("k_"):
                     self._append(name[2:], number, array, chain.kept)
             _replace(self.path / f"state-{number}.npz", _packed(state))
+            self._unsaved.pop(number, None)
         except OSError as error:
-            if final:
-                raise InfrastructureError(
-                    f"{self.path}: the fit cannot be saved ({error.strerror or error}); free some space and resume it"
-                ) from error
+            self._unsaved[number], self._error = chain, error
             if not self._warned:
                 self._warned = True
                 _LOG.warning("%s: not saved now (%s); the fit goes on in memory", self.path, error.strerror or error)
@@ -216,23 +230,72 @@ class Folder:
 
     # The whole fit.
 
-    def finish(self, fit: Fit, chains: list[Sampled]) -> None:
-        """Write what the fit came to."""
-        for one in chains:
-            if one.error == "" and not (self.path / f"state-{one.chain}.npz").exists():
-                for name, array in one.draws.items():
-                    _save(self.path / "draws" / f"{name}.{one.chain}.npy", array)
-                _replace(
-                    self.path / f"state-{one.chain}.npz",
-                    _packed({"joint": one.joint, "divergences": np.array([one.divergences])}),
+    def write_sampled(self, one: Sampled) -> None:
+        """Write a chain of which there is only the end to save, as of NUTS or of another machine."""
+        if (self.path / f"state-{one.chain}.npz").exists():
+            return
+        for name, array in one.draws.items():
+            _save(self.path / "draws" / f"{name}.{one.chain}.npy", array)
+        state = {"joint": one.joint, "ended": np.array([one.divergences]), "seconds": np.array([one.seconds])}
+        state |= {f"map_{name}": array for name, array in one.best.items()}
+        for name, (mean, square) in one.moments.items():
+            state |= {f"mean_{name}": mean, f"square_{name}": square}
+        _replace(self.path / f"state-{one.chain}.npz", _packed(state))
+
+    def read_sampled(self, engine: Engine, number: int) -> Sampled | None:
+        """Return a chain that `write_sampled` wrote, None where there is none."""
+        path = self.path / f"state-{number}.npz"
+        if not path.exists():
+            return None
+        try:
+            with np.load(path) as state:
+                if "ended" not in state:
+                    return None
+                keep = engine.keep.items()
+                return Sampled(
+                    number,
+                    {
+                        k: np.load(self.path / "draws" / f"{k}.{number}.npy")
+                        for k, how in keep
+                        if how in ("samples", "both")
+                    },
+                    state["joint"],
+                    {k: state[f"map_{k}"] for k, _ in keep if f"map_{k}" in state},
+                    {k: (state[f"mean_{k}"], state[f"square_{k}"]) for k, _ in keep if f"mean_{k}" in state},
+                    float(state["seconds"][0]),
+                    int(state["ended"][0]),
                 )
+        except (OSError, ValueError, KeyError) as error:
+            raise UsageError(f"{path} is damaged ({error}); delete it, and the chain begins anew") from None
+
+    def finish(self, fit: Fit, chains: list[Sampled]) -> None:
+        """Write what the fit came to.
+
+        Raises:
+            InfrastructureError: it cannot be saved, now at the end.
+        """
         said = fit.diagnosis
         self.content["result"] = {
-            "ok": fit.ok, "stopped": fit.stopped, "lost": {str(k): v for k, v in fit.lost.items()}, "method": fit.method,
-            "cpu_s": fit.cpu_s, "verdict": fit.verdict(), "divergences": said.divergences,
-        }  # fmt: skip
+            "ok": fit.ok,
+            "stopped": fit.stopped,
+            "lost": {str(k): v for k, v in fit.lost.items()},
+            "method": fit.method,
+            "cpu_s": fit.cpu_s,
+            "verdict": fit.verdict(),
+            "divergences": said.divergences,
+        }
         try:
+            for number, chain in list(self._unsaved.items()):
+                self.write_chain(chain, number)
+            for one in chains:
+                if not one.error:
+                    self.write_sampled(one)
             _replace(self.path / "fit.json", json.dumps(self.content, indent=1).encode())
+            if self._unsaved:
+                raise self._error or OSError("unknown")
+            for left in self.path.rglob(".*"):
+                # What a killed process was about to put into place.
+                left.unlink(missing_ok=True)
         except OSError as error:
             raise InfrastructureError(
                 f"{self.path}: the fit cannot be saved ({error.strerror or error}); free some space and resume it"
@@ -248,7 +311,7 @@ def _described(compiled: Compiled, settings: Mapping[str, Any], rules: Mapping[s
         "name": source.name,
         "file": source.file,
         "source": source.text,
-        "model_hash": sha256(source.text.encode()).hexdigest()[:16],
+        "model_hash": sha256(_definition(source.text).encode()).hexdigest()[:16],
         "data_hash": _data_hash(compiled),
         "missing": compiled.missing,
         "retained": compiled.retained,
@@ -256,6 +319,12 @@ def _described(compiled: Compiled, settings: Mapping[str, Any], rules: Mapping[s
         "rules": dict(rules),
         "versions": {one: version(one) for one in ("numpy", "numba", "llvmlite")},
     }
+
+
+def _definition(text: str) -> str:
+    """Return a model's `def` without its decorators."""
+    first = next(one.lineno for one in ast.parse(text).body if isinstance(one, ast.FunctionDef))
+    return "\n".join(text.rstrip().splitlines()[first - 1 :]) + "\n"
 
 
 def _start(start: Any) -> Any:
@@ -298,7 +367,7 @@ def _restored(compiled: Compiled, data: Mapping[str, NDArray[Any]], content: Map
                 value = np.ma.MaskedArray(array, data[f"missing:{name}"].astype(bool))
             if f"starts:{name}" in data:
                 starts = data[f"starts:{name}"]
-                value = tuple(value[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True))
+                value = tuple(value[a:b] for a, b in pairwise(starts))
             given[name] = value
     compiled.retained.update(content["retained"])
     return compiled.bind(**given)

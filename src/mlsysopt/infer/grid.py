@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlsysopt.infer.ir import Call, Const, Expr, Get, Index, Loop, Reduce, Site, Size, Vector, walk
+from mlsysopt.infer.ir import Call, Computation, Const, Expr, Get, Index, Loop, Reduce, Site, Size, Vector, walk
 
 if TYPE_CHECKING:
     from mlsysopt.infer.binding import Bound
@@ -64,7 +64,7 @@ class Grid:
 
     # Iterations.
 
-    def site(self, site: Site) -> tuple[Grid, bool]:
+    def site(self, site: Site | Computation) -> tuple[Grid, bool]:
         """Return the iterations that reach a site, and whether no guard of it hangs on a latent."""
         grid, sure = self, True
         for loop in site.loops:

@@ -15,6 +15,7 @@ from mlsysopt.infer.distributions.spec import Distribution
 __all__ = [
     "Block",
     "Call",
+    "Computation",
     "Const",
     "Expr",
     "For",
@@ -384,6 +385,27 @@ Statement: TypeAlias = For | If | Site
 Block: TypeAlias = tuple[Statement, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """Where a cell that is an expression is assigned or read; binding checks that it is assigned once, and first.
+
+    Attributes:
+        line: Of the source.
+        cell: Which; its array is no variable.
+        shape: Of the array.
+        loops: Around it, outermost first.
+        guards: Under which it is reached.
+        defined: Of a read, when the cell has been assigned by then; None for an assignment.
+    """
+
+    line: int
+    cell: Get
+    shape: tuple[Expr, ...]
+    loops: tuple[Loop, ...]
+    guards: tuple[Guard, ...]
+    defined: Expr | None = None
+
+
 @dataclass(frozen=True)
 class Program:
     """One model.
@@ -395,6 +417,7 @@ class Program:
         sites: In program order.
         body: The same sites in their loops and branches as they stand in the source.
         lines: Source lines by number, for messages.
+        computations: Of cells that are expressions.
     """
 
     name: str
@@ -403,6 +426,7 @@ class Program:
     sites: tuple[Site, ...]
     body: Block
     lines: Mapping[int, str] = field(default_factory=dict)
+    computations: tuple[Computation, ...] = ()
 
     def sites_of(self, variable: str) -> tuple[Site, ...]:
         """Return the sites that draw a variable."""

@@ -76,10 +76,25 @@ def plan(program: Program, rules: tuple[Rule, ...] | None = None) -> Plan:
                 break
             refused[rule.name] = found if isinstance(found, Refusal) else Refusal("its block has other updates already")
         else:
-            reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
-            line = program.sites_of(variable.name)[0].line
-            raise ModelError(
-                f"{program.file.rpartition('/')[2]}:{line}: no update is known for {variable.name}: {reasons}"
-            )
+            raise ModelError(_without(program, variable.name, refused))
     choices.sort(key=lambda one: one.update.rule == "forward")
     return Plan(program, tuple(choices))
+
+
+def _without(program: Program, variable: str, refused: Mapping[str, Refusal]) -> str:
+    """Return the message about a variable that no rule takes."""
+    sites = program.sites_of(variable)
+    place = f"{program.file.rpartition('/')[2]}:{sites[0].line}"
+    improper = [
+        site.distribution.name for site in sites if site.distribution is not None and site.distribution.improper
+    ]
+    if improper and "slice" in refused and "improper" in refused["slice"].reason:
+        return (
+            f"{place}: {variable} has the improper prior {improper[0]} and nothing observed depends on it: no distribution "
+            "is left; give it a proper prior, or let something observed read it"
+        )
+    by_reason: dict[str, list[str]] = {}
+    for name, why in refused.items():
+        by_reason.setdefault(str(why), []).append(name)
+    reasons = "; ".join(f"not {', '.join(names)}: {why}" for why, names in by_reason.items())
+    return f"{place}: no update is known for {variable}: {reasons}"

@@ -229,7 +229,7 @@ class _Asked:
         self.sums: list[Sum] = []
         for one in reversed(program.latents):
             if one.name in needed and not one.input:
-                found = summable(program, one.name, numbers, free)
+                found = summable(program, one.name, numbers, free, lambda one: evaluate(one, self.bound))
                 if isinstance(found, Sum):
                     self.sums.append(found)
                     free -= found.sites

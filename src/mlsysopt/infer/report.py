@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["report"]
 
-MOST_ROWS = 60
+MOST_ROWS = 12
 PICTURED = 4
 
 
@@ -36,11 +36,13 @@ def report(fit: Fit, command: str) -> Report:
     )
     page.section("Summary")
     said = fit.diagnosis
-    rows = said.rows[:MOST_ROWS]
+    rows = said.shown(MOST_ROWS)
     page.table(
         ["", "mean", "sd", "5 %", "95 %", "R-hat", "ESS bulk", "ESS tail"],
         [[r.name, r.mean, r.sd, r.low, r.high, _or(r.rhat), _or(r.ess_bulk), _or(r.ess_tail)] for r in rows],
-        f"{len(rows)} of {len(said.rows)} numbers" if len(said.rows) > len(rows) else "",
+        f"{len(rows)} of {len(said.rows)} numbers, of large arrays those that converged worst"
+        if len(said.rows) > len(rows)
+        else "",
     )
     page.section("Chains")
     for name, values in _pictured(fit):

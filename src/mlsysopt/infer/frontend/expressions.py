@@ -12,7 +12,7 @@ from mlsysopt.infer.distributions import ALL
 from mlsysopt.infer.distributions.spec import Distribution
 from mlsysopt.infer.frontend.scope import Scope, kind_of, uses
 from mlsysopt.infer.frontend.source import Source
-from mlsysopt.infer.ir import Call, Const, Expr, Get, Index, Reduce, Size, Vector, call
+from mlsysopt.infer.ir import Call, Computation, Const, Expr, Get, Guard, Index, Reduce, Size, Vector, call, walk
 from mlsysopt.infer.language import DISTRIBUTIONS
 
 __all__ = ["FUNCTIONS", "DrawCall", "Expressions"]
@@ -97,10 +97,13 @@ class Expressions:
                 word = "and" if isinstance(op, ast.And) else "or"
                 found = self.number(values[0])
                 for one in values[1:]:
-                    found = call(word, found, self.number(one))
+                    found = call(word, found, self._under(found if word == "and" else call("not", found), one))
                 return found
             case ast.IfExp(test=test, body=body, orelse=other):
-                return call("select", self.number(test), self.number(body), self.number(other))
+                condition = self.number(test)
+                return call(
+                    "select", condition, self._under(condition, body), self._under(call("not", condition), other)
+                )
             case ast.Call():
                 return self._call(node)
             case _:
@@ -154,13 +157,34 @@ class Expressions:
             found = self.scope.computed[name].read(at)
             if found is None:
                 raise self.source.error(
-                    node, f"{name}{list(map(str, at))} is computed in a form that cannot be read back here (a recurrence, or "
+                    node, f"{Get(name, at)} is computed in a form that cannot be read back here (a recurrence, or "
                     "an index that is not `i` or `i + c`); draw it, or write its expression where it is used"
                 )  # fmt: skip
+            self._read(node, name, at)
             return found
         if name in self.scope.declared:
             raise self.source.error(node, f"{name} is used before any of its cells is assigned")
         return Get(name, at)
+
+    def _read(self, node: ast.AST, name: str, at: tuple[Expr, ...]) -> None:
+        """Note that a computed cell is read, for binding to see that it is assigned."""
+        scope = self.scope
+        indices = {loop.index for loop in scope.loops}
+        if all(one.name in indices for part in at for one in walk(part) if isinstance(one, Index)):
+            computed = scope.computed[name]
+            scope.computations.append(
+                Computation(
+                    getattr(node, "lineno", 0), Get(name, at), computed.shape, tuple(scope.loops), tuple(scope.guards),
+                    computed.defined(at),
+                )
+            )  # fmt: skip
+
+    def _under(self, condition: Expr, node: ast.expr) -> Expr:
+        """Return a number that is needed only where a condition holds."""
+        self.scope.guards.append(Guard(condition, node.lineno))
+        found = self.number(node)
+        self.scope.guards.pop()
+        return found
 
     def size(self, name: str, axis: int, at: tuple[Expr, ...] = ()) -> Expr:
         """Return a length of an array."""

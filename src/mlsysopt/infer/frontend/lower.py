@@ -6,12 +6,14 @@ import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from mlsysopt.infer.distributions import ALL
 from mlsysopt.infer.frontend.expressions import DrawCall, Expressions
-from mlsysopt.infer.frontend.scope import Computed, Definition, Scope, kind_of, uses
+from mlsysopt.infer.frontend.scope import Computed, Definition, Scope, uses
 from mlsysopt.infer.frontend.source import Source
 from mlsysopt.infer.ir import (
     Block,
     Call,
+    Computation,
     Const,
     Expr,
     For,
@@ -59,6 +61,7 @@ class _Lowering:
         self.sites: list[Site] = []
         self.loops: list[Loop] = []
         self.guards: list[Guard] = []
+        self.scope.loops, self.scope.guards = self.loops, self.guards
         self.count = 0
         self.drawn: dict[str, int] = {}
 
@@ -70,8 +73,9 @@ class _Lowering:
             raise self.source.error(line, f"{name} is declared and none of its cells is assigned; remove it or draw it")
         self._check_overlaps()
         return Program(
-            self.source.name, self.source.file, self.scope.variables, tuple(self.sites), body, self.source.lines()
-        )
+            self.source.name, self.source.file, self.scope.variables, tuple(self.sites), body, self.source.lines(),
+            tuple(self.scope.computations),
+        )  # fmt: skip
 
     # Statements.
 
@@ -269,7 +273,8 @@ class _Lowering:
         if drawn.ordered and (distribution.event or distribution.discrete):
             raise self.source.error(
                 node,
-                f".ordered() needs numbers, and {distribution.name} draws {'vectors' if distribution.event else 'whole numbers'}",
+                f".ordered() needs numbers, and {distribution.name} draws "
+                f"{'vectors' if distribution.event else 'whole numbers'}",
             )
         self.scope.variables[name] = Variable(
             name, kind, shape, node.lineno, event=distribution.event, ordered=drawn.ordered
@@ -289,6 +294,7 @@ class _Lowering:
         for one in at:
             self._given_only(node, one, f"the index of {name}")
         if drawn is None:
+            self._no_recurrence(node, name, at, value)
             return self._computed(node, name, at, self.of.number(value))
         if name in self.scope.computed:
             first = self.scope.computed[name].line
@@ -304,8 +310,13 @@ class _Lowering:
             )
         if drawn.rows is not None:
             raise self.source.error(node, f".rows() draws a whole array: `{name} = ...rows(n)`; here a cell is drawn")
-        distribution, args = self.of.distribution(drawn)
         kind, whole, like, line = self.scope.declared.get(name) or (self.scope.variables[name].kind, shape, "", 0)
+        if name in self.scope.declared and self.loops:
+            # In a loop a cell may be drawn from an earlier one of the same line; binding sees that it is earlier.
+            event = ALL[drawn.name.partition(".")[0]].event
+            del self.scope.declared[name]
+            self.scope.variables[name] = Variable(name, kind, whole, line, ragged=bool(like), like=like, event=event)
+        distribution, args = self.of.distribution(drawn)
         if len(at) != len(whole) - distribution.event:
             what = "a row" if distribution.event else "a number"
             raise self.source.error(node, f"{distribution.name} draws {what}, and {ast.unparse(target)} is none")
@@ -316,7 +327,8 @@ class _Lowering:
         if not distribution.discrete and kind != "float":
             raise self.source.error(
                 node,
-                f"{name} is declared {kind} and {distribution.name} draws numbers with a fraction; declare array(float, ...)",
+                f"{name} is declared {kind} and {distribution.name} draws numbers with a fraction; "
+                "declare array(float, ...)",
             )
         if name in self.scope.declared:
             del self.scope.declared[name]
@@ -339,8 +351,24 @@ class _Lowering:
             raise self.source.error(node, f"{name} has {len(computed.shape)} dimensions, got {len(at)} indices")
         if any(one.at == at and one.guards == tuple(self.guards) for one in computed.definitions):
             raise self.source.error(node, f"{Get(name, at)} is assigned twice; give the second one a name of its own")
-        computed.definitions.append(Definition(at, value, tuple(self.loops), tuple(self.guards), node.lineno))
+        loops, guards = tuple(self.loops), tuple(self.guards)
+        computed.definitions.append(Definition(at, value, loops, guards, node.lineno))
+        self.scope.computations.append(Computation(node.lineno, Get(name, at), computed.shape, loops, guards))
         return ()
+
+    def _no_recurrence(self, node: ast.stmt, name: str, at: tuple[Expr, ...], value: ast.expr) -> None:
+        """Refuse cells computed in a loop from cells that the same line computes."""
+        for one in ast.walk(value) if self.loops and name in self.scope.computed else ():
+            found = self.of.array(one) if isinstance(one, ast.Subscript) else None
+            if found is None or found[0] != name or len(found[1]) < len(at):
+                continue
+            if not any(
+                isinstance(a, Const) and isinstance(b, Const) and a != b for a, b in zip(at, found[1], strict=True)
+            ):
+                raise self.source.error(
+                    node, f"{Get(name, at)} is computed from {ast.unparse(one)}, a recurrence; draw the cells, or "
+                    "write them in closed form with reduce(op, a[lo:hi])"
+                )  # fmt: skip
 
     def _indices(self, target: ast.Subscript) -> tuple[Expr, ...]:
         outer = self._indices(target.value) if isinstance(target.value, ast.Subscript) else ()
@@ -408,7 +436,8 @@ class _Lowering:
             if not variable.input:
                 raise self.source.error(
                     node,
-                    f"{ast.unparse(value)} is not given: {one} is drawn at line {variable.line}; only inputs are observed",
+                    f"{ast.unparse(value)} is not given: {one} is drawn at line {variable.line}; "
+                    "only inputs are observed",
                 )
         if name in self.missing:
             return self._partly(node, name, at, distribution, args, what)
@@ -494,7 +523,8 @@ class _Lowering:
                 loop.index in _names(inner) for inner in site.loops if inner.index in used
             ):
                 raise self.source.error(
-                    site.line, f"{where} is assigned once for every {Index(loop.index)} of the loop at line {loop.line}; "
+                    site.line,
+                    f"{where} is assigned once for every {Index(loop.index)} of the loop at line {loop.line}; "
                     f"give it a dimension for {Index(loop.index)}, or move it out of the loop"
                 )  # fmt: skip
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mlsysopt.infer.ir import (
     Call,
+    Computation,
     Const,
     Expr,
     Get,
@@ -66,6 +67,19 @@ class Computed:
                 found = call("select", condition, value, found)
         return found
 
+    def defined(self, at: tuple[Expr, ...]) -> Expr:
+        """Return when a cell, one that `read` finds, has a definition."""
+        found: Expr = Const(False)
+        for one in self.definitions:
+            solved = _solve(one, at)
+            assert solved is not None
+            new, conditions = solved
+            every: Expr = Const(True)
+            for condition in [*conditions, *(substitute(guard.condition, new) for guard in one.guards)]:
+                every = call("and", every, condition)
+            found = call("or", found, every)
+        return found
+
 
 def _solve(one: Definition, at: tuple[Expr, ...]) -> tuple[dict[Expr, Expr], list[Expr]] | None:
     """Return what the loop indices of a definition are where it reaches a cell, and when it does."""
@@ -105,6 +119,9 @@ class Scope:
         self.declared: dict[str, tuple[Kind, tuple[Expr, ...], str, int]] = {}
         self.lines: dict[str, int] = {}
         self.partly: dict[str, int] = {}
+        self.loops: list[Loop] = []
+        self.guards: list[Guard] = []
+        self.computations: list[Computation] = []
         self._used: dict[str, int] = {}
 
     def fresh(self, name: str) -> str:

@@ -1,0 +1,75 @@
+"""A fit in a process of its own, which a test kills or interrupts; `python resumed.py model folder pace`.
+
+Models have a file of their own because a fit folder has to find them again from their text.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlsysopt.infer import folder as saving
+from mlsysopt.infer import sampling
+from mlsysopt.infer.compiled import Compiled, model
+from mlsysopt.infer.fit import Fit
+from mlsysopt.infer.language import Beta, Binomial, Categorical, Dirichlet, HalfNormal, Normal, array, observe
+
+__all__ = ["MODELS", "compiled", "fitted"]
+
+
+@model
+def chain(y, K: int):
+    # A comment with a def in it.
+    move = Dirichlet(1.0, K).rows(K)
+    level = Normal(0.0, 2.0).rows(K).ordered()
+    z = array(int, len(y))
+    z[0] = Categorical.uniform(K)
+    for t in range(1, len(y)):
+        z[t] = Categorical(move[z[t - 1]])
+    for t in range(len(y)):
+        observe(y[t], Normal(level[z[t]], 0.5))
+
+
+@model
+def groups(k, n, y):
+    p = Beta(1.0, 1.0)
+    scale = HalfNormal(1.0)
+    for d in range(len(k)):
+        for i in range(len(k[d])):
+            observe(k[d, i], Binomial(n, p))
+    for i in range(len(y)):
+        observe(y[i], Normal(0.0, scale))
+
+
+MODELS = ("chain", "groups")
+
+
+def compiled(name: str) -> Compiled:
+    """Return a model with its data: a chain kept whole, or ragged groups with a slice update and a gap."""
+    if name == "chain":
+        rng = np.random.default_rng(1)
+        made: Compiled = chain(np.where(np.arange(12) % 5 < 3, 1.0, -1.0) + rng.normal(0, 0.3, 12), K=2)
+        made.z.retain = "summary"
+        made.level.retain = "both"
+        return made
+    return groups([np.array([1, 2]), np.array([3])], 4, [0.5, np.nan, -1.0, 0.3], missing="latent")
+
+
+def fitted(name: str, out: Path | None, **options: Any) -> Fit:
+    """Run the fit of a model."""
+    return compiled(name).infer(60, warmup=30, chains=2, seed=5, backend="python", method="gibbs", out=out, **options)
+
+
+if __name__ == "__main__":
+    # A save after each slice, and slices of a sweep or two: wherever a kill comes, something is half done.
+    saving.EVERY_S = 0.0
+    sampling.SLICE_S = 1e-9
+    pause = float(sys.argv[3])
+    sys.stdout.write("begun\n")
+    sys.stdout.flush()
+    found = fitted(sys.argv[1], Path(sys.argv[2]), progress=lambda *_: time.sleep(pause))
+    sys.stdout.write(found.verdict())
