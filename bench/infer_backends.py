@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-import bench.infer_duel  # noqa: F401  (one thread, before numpy)
+import bench.infer_duel  # noqa: F401  # pyright: ignore[reportUnusedImport]  (one thread, before numpy)
 from bench.infer_models import hmm, hmm_data
 from bench.protocol import Bench
 from mlsysopt.infer import Model

@@ -163,8 +163,8 @@ def duel(
     if converged:
         bench.bar(f"{bar}_z", worst_z, "<", 4.0, about="worst |z| of a mean against the peer's", must=must)
     bench.headline = (
-        f"{math.exp(float(np.median(logs))):.1f}x [{math.exp(low):.1f}, {math.exp(high):.1f}] ESS per CPU-s of sampling, "
-        f"{whole:.1f}x with compiling"
+        f"{math.exp(float(np.median(logs))):.1f}x [{math.exp(low):.1f}, {math.exp(high):.1f}] "
+        f"ESS per CPU-s of sampling, {whole:.1f}x with compiling"
     )
     return math.exp(low)
 

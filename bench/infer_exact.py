@@ -6,7 +6,7 @@ import sys
 from itertools import product
 from typing import Any
 
-import bench.infer_duel  # noqa: F401  (one thread, before numpy)
+import bench.infer_duel  # noqa: F401  # pyright: ignore[reportUnusedImport]  (one thread, before numpy)
 from bench.protocol import Bench
 from mlsysopt.infer import Bernoulli, Categorical, array, model, observe
 
@@ -61,7 +61,7 @@ def main() -> int:
     small = six(p=rng.uniform(0.2, 0.8, 1), q=rng.uniform(0.1, 0.9, 6), r=rng.uniform(0.1, 0.9, 16), e=np.array([1, 0]))
     names = tuple("abcdfg")
     fit = small.infer(250_000, warmup=100, chains=4, seed=1)
-    codes = sum(fit[name].reshape(-1).astype(np.int64) << i for i, name in enumerate(names))
+    codes = np.sum([fit[name].reshape(-1).astype(np.int64) << i for i, name in enumerate(names)], axis=0)
     seen = np.bincount(codes, minlength=64) / codes.size
     joint = np.array([_density(small, dict(zip(names, state, strict=True))) for state in _states(6)])
     posterior = joint / joint.sum()

@@ -65,7 +65,7 @@ class Peer:
                 mu, slope = pm.Normal("mu", 0.0, 5.0), pm.Normal("slope", 0.0, 5.0)
                 tau, sigma = pm.HalfNormal("tau", 2.0), pm.HalfNormal("sigma", 2.0)
                 if self.centred:
-                    alpha = pm.Normal("alpha", mu, tau, shape=self.data["J"])
+                    alpha: Any = pm.Normal("alpha", mu, tau, shape=self.data["J"])
                 else:
                     alpha = pm.Deterministic("alpha", mu + tau * pm.Normal("raw", 0.0, 1.0, shape=self.data["J"]))
                 pm.Normal("y", alpha[self.data["county"]] + slope * self.data["x"], sigma, observed=self.data["y"])
@@ -74,7 +74,7 @@ class Peer:
         watch = stopwatch()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trace = nutpie.sample(
+            trace: Any = nutpie.sample(
                 self._compiled, draws=1000, tune=500, chains=4, cores=1, seed=seed, progress_bar=False
             )
         whole = watch()

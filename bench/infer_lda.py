@@ -1,7 +1,8 @@
 """Topics of documents: `python -m bench.infer_lda`. Bars infer.3a (JAGS), infer.3b and 3c (tomotopy).
 
 Tokens per CPU second, not effective draws: tomotopy integrates the rows out and ours draws them, so draws of the two
-are not of one kind. What is equal in kind is the predictive log likelihood per token, on held-out halves of new documents.
+are not of one kind. Equal in kind is the predictive log likelihood per token, every second
+token held out.
 """
 
 from __future__ import annotations

@@ -76,14 +76,13 @@ class _Marginalised:
     def __call__(self, seed: int) -> Run:
         import nutpie
         import pymc as pm
+        from pymc.distributions.transforms import ordered
 
         if self._compiled is None:
             watch = stopwatch()
             with pm.Model() as model:
                 weight = pm.Dirichlet("weight", [2.0, 2.0, 2.0])
-                mu = pm.Normal(
-                    "mu", 0.0, 5.0, shape=3, transform=pm.distributions.transforms.ordered, initval=[-2.0, 0.0, 2.0]
-                )
+                mu = pm.Normal("mu", 0.0, 5.0, shape=3, transform=ordered, initval=[-2.0, 0.0, 2.0])
                 precision = pm.Gamma("precision", 2.0, 2.0, shape=3)
                 pm.NormalMixture("x", weight, mu, tau=precision, observed=self.data["x"])
             self._compiled = nutpie.compile_pymc_model(model)
@@ -91,7 +90,7 @@ class _Marginalised:
         watch = stopwatch()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trace = nutpie.sample(
+            trace: Any = nutpie.sample(
                 self._compiled,
                 draws=1000,
                 tune=500,

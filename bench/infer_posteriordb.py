@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import bench.infer_duel  # noqa: F401  (one thread, before numpy)
+import bench.infer_duel  # noqa: F401  # pyright: ignore[reportUnusedImport]  (one thread, before numpy)
 from bench.protocol import Bench
 from mlsysopt.infer import (
     Bernoulli,

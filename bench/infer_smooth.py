@@ -71,7 +71,7 @@ class _Peer:
         watch = stopwatch()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trace = nutpie.sample(
+            trace: Any = nutpie.sample(
                 self._compiled, draws=1000, tune=500, chains=4, cores=1, seed=seed, progress_bar=False
             )
         whole = watch()

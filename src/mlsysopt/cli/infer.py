@@ -449,12 +449,12 @@ def _progress(chains: int) -> Any:
 
 
 def _parts() -> Callable[[str, int, int], None]:
-    last = {"said": -1}
+    last: dict[str, tuple[str, int]] = {}
 
     def tell(part: str, done: int, whole: int) -> None:
         tenth = 10 * done // max(whole, 1)
-        if (part, tenth) != last["said"]:
-            last["said"] = (part, tenth)  # type: ignore[assignment]
+        if (part, tenth) != last.get("said"):
+            last["said"] = (part, tenth)
             click.echo(f"{part}: {done} of {whole}", err=True)
 
     return tell

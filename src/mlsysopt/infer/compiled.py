@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Compiled", "Handle", "Model", "model"]
 
+Missing = Literal["error", "latent"]
 RETAIN: tuple[Retain, ...] = ("none", "samples", "map", "both", "summary")
 MOST_CELLS = 1_000_000
 """Kept cells of a finite array above which only its frequencies are kept by default."""
@@ -59,7 +60,7 @@ class Model:
         """Names of what it takes."""
         return tuple(one.arg for one in self.source.tree.args.args)
 
-    def __call__(self, *args: Any, missing: str = "error", **given: Any) -> Compiled:
+    def __call__(self, *args: Any, missing: Missing = "error", **given: Any) -> Compiled:
         """Give it data: numbers, arrays, lists of rows, or a `Shape` for what does not exist yet."""
         names = self.inputs
         if len(args) > len(names):
@@ -149,7 +150,7 @@ class Compiled:
         missing: "latent" draws the NaN or masked cells of observed arrays; "error" refuses them.
     """
 
-    def __init__(self, model: Model, *, missing: str = "error") -> None:
+    def __init__(self, model: Model, *, missing: Missing = "error") -> None:
         self.model, self.missing = model, missing
         self.given: dict[str, Any] = {}
         self.fixed_values: dict[str, NDArray[Any]] = {}
@@ -215,7 +216,7 @@ class Compiled:
 
     def engine(self, draws: int = 1000, chosen: Plan | None = None) -> Engine:
         """Return code and data for the present state of fixing and retention."""
-        keep = {name: how for name, how in self.keep(draws).items() if name not in self.fixed_values}
+        keep: dict[str, Retain] = {k: how for k, how in self.keep(draws).items() if k not in self.fixed_values}
         return Engine(self.plan() if chosen is None else chosen, self.bound, keep, self.fixed_values)
 
     def explain(self) -> str:

@@ -190,7 +190,7 @@ def _rows(names: list[str], flat: Array) -> list[Row]:
 
 def _stats() -> Any:
     try:
-        from arviz_stats.base import array_stats  # pyright: ignore[reportMissingTypeStubs]
+        from arviz_stats.base import array_stats  # pyright: ignore[reportMissingTypeStubs, reportPrivateImportUsage]
     except ImportError as error:
         raise MissingExtra.of("judging a fit", "infer") from error
     return array_stats

@@ -65,7 +65,7 @@ class Engine:
         forward = set(plan.forward)
         fixed = set(self.values)
         write_execute(module, "prior", lambda site: _can_draw(site) and not site.observed and site.variable in latent)
-        if all(_can_draw(site) for site in self.program.sites):
+        if all(_can_draw(site) or site.variable in fixed for site in self.program.sites):
             # What is fixed and what is observed are both given; only the observed is drawn when executing.
             write_execute(module, "execute", lambda site: bool(site.variable) and site.variable not in fixed)
             write_execute(

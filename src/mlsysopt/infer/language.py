@@ -7,7 +7,7 @@ carry their arguments. Signatures here are the language's: the front end binds c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 __all__ = [
     "DISTRIBUTIONS",
@@ -54,6 +54,10 @@ Vector = Any
 
 class Draw:
     """A distribution as it stands in a model: `x = Normal(0, 1)` draws, `observe(y, Normal(x, 1))` conditions."""
+
+    if TYPE_CHECKING:
+        # In a model the name stands for what is drawn: a number, or an array of them.
+        def __new__(cls, *args: Any, **given: Any) -> Any: ...
 
     def rows(self: Self, n: int) -> Self:
         """n independent copies, as an array; an argument with one dimension more gives each copy its own."""

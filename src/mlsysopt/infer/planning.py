@@ -90,8 +90,8 @@ def _without(program: Program, variable: str, refused: Mapping[str, Refusal]) ->
     ]
     if improper and "slice" in refused and "improper" in refused["slice"].reason:
         return (
-            f"{place}: {variable} has the improper prior {improper[0]} and nothing observed depends on it: no distribution "
-            "is left; give it a proper prior, or let something observed read it"
+            f"{place}: {variable} has the improper prior {improper[0]} and nothing observed depends on it: "
+            "no distribution is left; give it a proper prior, or let something observed read it"
         )
     by_reason: dict[str, list[str]] = {}
     for name, why in refused.items():

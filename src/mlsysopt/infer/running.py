@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -246,7 +246,7 @@ def _is_smooth(compiled: Compiled, engine: Engine, method: str) -> bool:
 
 
 @contextmanager
-def _interruptible() -> Iterator[threading.Event]:
+def _interruptible() -> Generator[threading.Event]:
     """Turn the first Ctrl-C into a request to stop; the second one is Python's own."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 
@@ -185,7 +185,7 @@ def _write_keep(module: Module, keep: Mapping[str, Retain]) -> None:
 
 
 @contextmanager
-def _cells(f: Writer, name: str) -> Iterator[str]:
+def _cells(f: Writer, name: str) -> Generator[str]:
     """Write loops over all cells of a variable's array; yields their index."""
     one = f.variable(name)
     rank = 1 if one.ragged or not one.rank else one.rank

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -51,7 +51,7 @@ class Module:
         return kind_of(expression, self.program.variables)
 
     @contextmanager
-    def function(self, name: str, parameters: Sequence[str] = ()) -> Iterator[Writer]:
+    def function(self, name: str, parameters: Sequence[str] = ()) -> Generator[Writer]:
         """Write a function; the arrays that it touches follow its parameters."""
         if name in self.written:
             raise ValueError(f"{name} is written twice")

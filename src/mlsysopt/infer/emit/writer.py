@@ -7,7 +7,7 @@ starts in `at_<name>`. Which arrays a function touches becomes its signature.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ class Writer:
         self._lines.append("    " * self._depth + text)
 
     @contextmanager
-    def block(self, head: str) -> Iterator[None]:
+    def block(self, head: str) -> Generator[None]:
         """Write a head that ends with a colon; what follows stands below it."""
         self.line(head)
         self._depth += 1
@@ -115,7 +115,7 @@ class Writer:
     # Loops.
 
     @contextmanager
-    def loops(self, loops: Sequence[Loop], guards: Sequence[Guard] = ()) -> Iterator[None]:
+    def loops(self, loops: Sequence[Loop], guards: Sequence[Guard] = ()) -> Generator[None]:
         """Write loops, outermost first, and the guards inside of them."""
         depth = self._depth
         for loop in loops:
@@ -137,7 +137,7 @@ class Writer:
         self._depth = depth
 
     @contextmanager
-    def site(self, site: Site) -> Iterator[None]:
+    def site(self, site: Site) -> Generator[None]:
         """Write the loops and guards of a site."""
         with self.loops(site.loops, site.guards):
             yield

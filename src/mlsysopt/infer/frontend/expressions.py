@@ -26,7 +26,7 @@ _COMPARE: dict[type[ast.cmpop], str] = {
 }  # fmt: skip
 _REDUCTIONS = ("add", "mul", "min", "max", "and", "or")
 _MODULES = ("math", "np", "numpy", "operator", "infer", "mo")
-_INSTEAD = {
+_INSTEAD: dict[type[ast.expr], str] = {
     ast.ListComp: "a comprehension; declare `array(...)` and fill it in a loop",
     ast.GeneratorExp: "a generator; use `reduce(op, a[lo:hi])`",
     ast.SetComp: "a comprehension; declare `array(...)` and fill it in a loop",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from mlsysopt.infer.distributions import ALL
 from mlsysopt.infer.frontend.expressions import DrawCall, Expressions
-from mlsysopt.infer.frontend.scope import Computed, Definition, Scope, uses
+from mlsysopt.infer.frontend.observing import observe
+from mlsysopt.infer.frontend.scope import Computed, Definition, Scope
+from mlsysopt.infer.frontend.sites import Sites, event_size
 from mlsysopt.infer.frontend.source import Source
 from mlsysopt.infer.ir import (
     Block,
-    Call,
     Computation,
     Const,
     Expr,
@@ -22,15 +22,11 @@ from mlsysopt.infer.ir import (
     If,
     Index,
     Kind,
-    Loop,
     Program,
-    Site,
     Size,
     Statement,
     Variable,
-    Vector,
     call,
-    walk,
 )
 
 __all__ = ["lower"]
@@ -58,24 +54,25 @@ class _Lowering:
         self.source, self.missing = source, set(missing)
         self.scope = Scope(inputs)
         self.of = Expressions(source, self.scope)
-        self.sites: list[Site] = []
-        self.loops: list[Loop] = []
-        self.guards: list[Guard] = []
-        self.scope.loops, self.scope.guards = self.loops, self.guards
-        self.count = 0
-        self.drawn: dict[str, int] = {}
+        self.sites = Sites(source, self.scope)
+        self.scope.loops, self.scope.guards = self.sites.loops, self.sites.guards
 
     def program(self) -> Program:
         body = self._block(self.source.tree.body, top=True)
-        if not self.sites:
+        if not self.sites.found:
             raise self.source.error(self.source.tree, f"{self.source.name} draws and observes nothing")
         for name, (_, _, _, line) in self.scope.declared.items():
             raise self.source.error(line, f"{name} is declared and none of its cells is assigned; remove it or draw it")
-        self._check_overlaps()
+        self.sites.check()
         return Program(
-            self.source.name, self.source.file, self.scope.variables, tuple(self.sites), body, self.source.lines(),
+            self.source.name,
+            self.source.file,
+            self.scope.variables,
+            tuple(self.sites.found),
+            body,
+            self.source.lines(),
             tuple(self.scope.computations),
-        )  # fmt: skip
+        )
 
     # Statements.
 
@@ -96,7 +93,7 @@ class _Lowering:
             case ast.Expr(value=ast.Call(func=func) as value):
                 name = func.id if isinstance(func, ast.Name) else func.attr if isinstance(func, ast.Attribute) else ""
                 if name == "observe":
-                    return self._observe(value)
+                    return observe(self.of, self.sites, value, self.missing)
                 if name == "factor":
                     return self._factor(value)
                 if self.of.draw(value) is not None:
@@ -144,23 +141,19 @@ class _Lowering:
         low = self.of.whole(args[0]) if len(args) > 1 else Const(0)
         high = self.of.whole(args[1] if len(args) > 1 else args[0])
         for bound in (low, high):
-            self._given_only(node, bound, "a loop's bound")
+            self.sites.given_only(node, bound, "a loop's bound")
         if name in self.scope.names():
             raise self.source.error(node, f"{name} has a meaning already; give the loop's index a name of its own")
-        loop = self._loop(name, low, high, node.lineno, step)
+        loop = self.sites.loop(name, low, high, node.lineno, step)
         outside = dict(self.scope.values)
         self.scope.values[name] = Index(loop.index)
-        self.loops.append(loop)
+        self.sites.loops.append(loop)
         body = self._block(node.body)
-        self.loops.pop()
+        self.sites.loops.pop()
         # What a loop assigns to a plain name has no single value behind it.
         for one in [one for one in self.scope.values if one not in outside]:
             del self.scope.values[one]
         return (For(loop, body),)
-
-    def _loop(self, name: str, low: Expr, high: Expr, line: int, step: int = 1) -> Loop:
-        self.count += 1
-        return Loop(self.scope.fresh(name), low, high, step, line, self.count)
 
     def _if(self, node: ast.If, test: ast.expr) -> Sequence[Statement]:
         condition = self.of.number(test)
@@ -170,9 +163,9 @@ class _Lowering:
         values: list[dict[str, Expr]] = []
         for one, body in ((condition, node.body), (call("not", condition), node.orelse)):
             self.scope.values = dict(before)
-            self.guards.append(Guard(one, node.lineno))
+            self.sites.guards.append(Guard(one, node.lineno))
             blocks.append(self._block(body))
-            self.guards.pop()
+            self.sites.guards.pop()
             values.append({name: value for name, value in self.scope.values.items() if name not in before})
         self.scope.values = before
         yes, no = values
@@ -243,8 +236,8 @@ class _Lowering:
         if not 1 <= len(sizes) <= 2 or value.keywords:
             raise self.source.error(node, "array(type, n[, m]) has one or two dimensions, or `like=` a ragged input")
         for size in sizes:
-            self._given_only(node, size, f"the size of {target.id}")
-        if self.loops:
+            self.sites.given_only(node, size, f"the size of {target.id}")
+        if self.sites.loops:
             raise self.source.error(
                 node, f"{target.id} is declared inside a loop; declare it above, with a dimension for the loop"
             )
@@ -252,23 +245,23 @@ class _Lowering:
         return ()
 
     def _draw_name(self, node: ast.stmt, name: str, drawn: DrawCall) -> Sequence[Statement]:
-        if self.loops or self.guards:
-            where = "loop" if self.loops else "branch"
+        if self.sites.loops or self.sites.guards:
+            where = "loop" if self.sites.loops else "branch"
             raise self.source.error(
                 node, f"{name} would be drawn anew in a {where}; declare `{name} = array(...)` above and draw its cells"
             )
         if drawn.rows is None:
             distribution, args = self.of.distribution(drawn)
-            shape = (_event_size(args),) if distribution.event else ()
+            shape = (event_size(args),) if distribution.event else ()
             kind = _kind(distribution.name, distribution.discrete)
             self.scope.variables[name] = Variable(name, kind, shape, node.lineno, event=distribution.event)
-            return [self._site(node, name, (), distribution, args)]
+            return [self.sites.add(node, name, (), distribution, args)]
         size = self.of.index(drawn.rows)
-        self._given_only(node, size, f"the size of {name}")
-        loop = self._loop(f"{name}_row", Const(0), size, node.lineno)
+        self.sites.given_only(node, size, f"the size of {name}")
+        loop = self.sites.loop(f"{name}_row", Const(0), size, node.lineno)
         row = Index(loop.index)
         distribution, args = self.of.distribution(drawn, row)
-        shape = (size, _event_size(args)) if distribution.event else (size,)
+        shape = (size, event_size(args)) if distribution.event else (size,)
         kind = _kind(distribution.name, distribution.discrete)
         if drawn.ordered and (distribution.event or distribution.discrete):
             raise self.source.error(
@@ -279,9 +272,9 @@ class _Lowering:
         self.scope.variables[name] = Variable(
             name, kind, shape, node.lineno, event=distribution.event, ordered=drawn.ordered
         )
-        self.loops.append(loop)
-        site = self._site(node, name, (row,), distribution, args, ordered=drawn.ordered)
-        self.loops.pop()
+        self.sites.loops.append(loop)
+        site = self.sites.add(node, name, (row,), distribution, args, ordered=drawn.ordered)
+        self.sites.loops.pop()
         return [For(loop, (site,))]
 
     def _cell(
@@ -292,7 +285,7 @@ class _Lowering:
             raise self.source.error(node, f"{name} is not declared; write `{name} = array(float, n)` above it")
         at = self._indices(target)
         for one in at:
-            self._given_only(node, one, f"the index of {name}")
+            self.sites.given_only(node, one, f"the index of {name}")
         if drawn is None:
             self._no_recurrence(node, name, at, value)
             return self._computed(node, name, at, self.of.number(value))
@@ -301,8 +294,8 @@ class _Lowering:
             raise self.source.error(
                 node, f"{name} has computed cells (line {first}) and drawn ones; keep the two in arrays of their own"
             )
-        for guard in self.guards:
-            self._given_only(
+        for guard in self.sites.guards:
+            self.sites.given_only(
                 node,
                 guard.condition,
                 f"whether {name} is drawn",
@@ -311,7 +304,7 @@ class _Lowering:
         if drawn.rows is not None:
             raise self.source.error(node, f".rows() draws a whole array: `{name} = ...rows(n)`; here a cell is drawn")
         kind, whole, like, line = self.scope.declared.get(name) or (self.scope.variables[name].kind, shape, "", 0)
-        if name in self.scope.declared and self.loops:
+        if name in self.scope.declared and self.sites.loops:
             # In a loop a cell may be drawn from an earlier one of the same line; binding sees that it is earlier.
             event = ALL[drawn.name.partition(".")[0]].event
             del self.scope.declared[name]
@@ -335,7 +328,7 @@ class _Lowering:
             self.scope.variables[name] = Variable(
                 name, kind, whole, line, ragged=bool(like), like=like, event=distribution.event
             )
-        return [self._site(node, name, at, distribution, args)]
+        return [self.sites.add(node, name, at, distribution, args)]
 
     def _computed(self, node: ast.stmt, name: str, at: tuple[Expr, ...], value: Expr) -> Sequence[Statement]:
         if name in self.scope.variables:
@@ -349,16 +342,16 @@ class _Lowering:
         computed = self.scope.computed[name]
         if len(at) != len(computed.shape):
             raise self.source.error(node, f"{name} has {len(computed.shape)} dimensions, got {len(at)} indices")
-        if any(one.at == at and one.guards == tuple(self.guards) for one in computed.definitions):
+        if any(one.at == at and one.guards == tuple(self.sites.guards) for one in computed.definitions):
             raise self.source.error(node, f"{Get(name, at)} is assigned twice; give the second one a name of its own")
-        loops, guards = tuple(self.loops), tuple(self.guards)
+        loops, guards = tuple(self.sites.loops), tuple(self.sites.guards)
         computed.definitions.append(Definition(at, value, loops, guards, node.lineno))
         self.scope.computations.append(Computation(node.lineno, Get(name, at), computed.shape, loops, guards))
         return ()
 
     def _no_recurrence(self, node: ast.stmt, name: str, at: tuple[Expr, ...], value: ast.expr) -> None:
         """Refuse cells computed in a loop from cells that the same line computes."""
-        for one in ast.walk(value) if self.loops and name in self.scope.computed else ():
+        for one in ast.walk(value) if self.sites.loops and name in self.scope.computed else ():
             found = self.of.array(one) if isinstance(one, ast.Subscript) else None
             if found is None or found[0] != name or len(found[1]) < len(at):
                 continue
@@ -380,182 +373,16 @@ class _Lowering:
                 )
         return (*outer, *(self.of.index(part) for part in parts))
 
-    # Sites.
-
-    def _observe(self, node: ast.Call) -> Sequence[Statement]:
-        if len(node.args) != 2 or node.keywords:
-            raise self.source.error(node, "observe(value, distribution) takes two arguments")
-        value, given = node.args
-        drawn = self.of.draw(given)
-        if drawn is None:
-            raise self.source.error(node, f"observe() needs a distribution, got {ast.unparse(given)}")
-        if drawn.ordered:
-            raise self.source.error(node, "what is observed is not ordered by the model; leave .ordered() out")
-        if drawn.rows is not None:
-            found = self.of.array(value)
-            if found is None:
-                raise self.source.error(node, f"observe() of rows needs an array, got {ast.unparse(value)}")
-            size = self.of.index(drawn.rows)
-            self._given_only(node, size, "the number of rows")
-            loop = self._loop(f"{found[0]}_row", Const(0), size, node.lineno)
-            row = Index(loop.index)
-            self.loops.append(loop)
-            sites = self._observed(node, value, drawn, (*found[1], row), row)
-            self.loops.pop()
-            return [For(loop, tuple(sites))]
-        found = self.of.array(value)
-        return self._observed(node, value, drawn, found[1] if found is not None else (), None)
-
-    def _observed(
-        self, node: ast.Call, value: ast.expr, drawn: DrawCall, at: tuple[Expr, ...], row: Expr | None
-    ) -> Sequence[Statement]:
-        distribution, args = self.of.distribution(drawn, row)
-        found = self.of.array(value)
-        name, what = "", None
-        if found is not None:
-            name = found[0]
-            rank = len(self.scope.shape_of(name) or ())
-            if len(at) + distribution.event != rank:
-                kind = "a row" if distribution.event else "a number"
-                raise self.source.error(node, f"{distribution.name} is over {kind}, and {ast.unparse(value)} is none")
-        if distribution.event:
-            if found is None:
-                raise self.source.error(node, f"{distribution.name} is over a row, and {ast.unparse(value)} is none")
-            index = self.scope.fresh("j")
-            what = Vector(index, self.of.size(name, len(at), at), self.of.get(name, (*at, Index(index)), node))
-        elif found is not None:
-            what = self.of.get(name, at, node)
-        else:
-            what = self.of.number(value)
-            if isinstance(what, Get):
-                name, at = what.variable, what.at
-        if name in self.scope.computed:
-            name, at = "", ()
-        for one in uses(what):
-            variable = self.scope.variables[one]
-            if not variable.input:
-                raise self.source.error(
-                    node,
-                    f"{ast.unparse(value)} is not given: {one} is drawn at line {variable.line}; "
-                    "only inputs are observed",
-                )
-        if name in self.missing:
-            return self._partly(node, name, at, distribution, args, what)
-        return [self._site(node, name, at, distribution, args, what, observed=True)]
-
-    def _partly(
-        self, node: ast.AST, name: str, at: tuple[Expr, ...], distribution, args, what: Expr
-    ) -> Sequence[Statement]:  # type: ignore[no-untyped-def]
-        """Return two sites under a mask: cells that are given are observed, the others are drawn."""
-        if distribution.event:
-            raise self.source.error(
-                node, f"missing cells of {name} cannot be drawn: {distribution.name} is over whole rows"
-            )
-        mask = Get(f"{name}__missing", at)
-        condition = call("==", mask, Const(0))
-        line = getattr(node, "lineno", 0)
-        self.scope.variables[name] = replace(self.scope.variables[name], line=line)
-        both: list[Block] = []
-        for one, observed in ((condition, True), (call("not", condition), False)):
-            self.guards.append(Guard(one, line))
-            both.append((self._site(node, name, at, distribution, args, what, observed=observed),))
-            self.guards.pop()
-        return [If(Guard(condition, line), *both)]
-
     def _factor(self, node: ast.Call) -> Sequence[Statement]:
         if len(node.args) != 1 or node.keywords:
             raise self.source.error(node, "factor(log_weight) takes one number")
-        value = self.of.number(node.args[0])
-        site = Site(len(self.sites), node.lineno, "", (), value, None, (), tuple(self.loops), tuple(self.guards), True)
-        self.sites.append(site)
-        return [site]
-
-    def _site(
-        self, node, name, at, distribution, args, what: Expr | None = None, *, observed=False, ordered=False
-    ) -> Site:  # type: ignore[no-untyped-def]
-        if what is None:
-            if distribution.event:
-                index = self.scope.fresh("j")
-                what = Vector(index, _event_size(args), Get(name, (*at, Index(index))))
-            else:
-                what = Get(name, at)
-        site = Site(
-            len(self.sites), node.lineno, name, at, what, distribution, args, tuple(self.loops), tuple(self.guards),
-            observed, ordered,
-        )  # fmt: skip
-        self.sites.append(site)
-        return site
-
-    # Checks.
-
-    def _given_only(
-        self, node: ast.AST, expression: Expr, what: str, remedy: str = "; it has to follow from the inputs"
-    ) -> None:
-        for name in uses(expression):
-            if not self.scope.variables[name].input:
-                line = self.scope.variables[name].line
-                raise self.source.error(node, f"{what} depends on {name}, which is drawn at line {line}{remedy}")
-
-    def _check_overlaps(self) -> None:
-        """Refuse cells that two lines draw, as far as it can be seen without data; binding sees the rest."""
-        for name, variable in self.scope.variables.items():
-            sites = [site for site in self.sites if site.variable == name and (not site.observed or variable.input)]
-            for i, one in enumerate(sites):
-                for other in sites[:i]:
-                    if variable.input and one.observed != other.observed:
-                        continue
-                    same = _pattern(one) == _pattern(other) and one.guards == other.guards
-                    if not same:
-                        continue
-                    what = "observed" if one.observed else "assigned"
-                    where = Get(name, one.at)
-                    raise self.source.error(
-                        one.line,
-                        f"{where} is {what} twice (first at line {other.line}); use one line, or cells of their own",
-                    )
-                if not variable.input and not variable.ordered:
-                    self._check_loops(one, where=Get(name, one.at))
-
-    def _check_loops(self, site: Site, where: Get) -> None:
-        used = {one.name for part in site.at for one in walk(part) if isinstance(one, Index)}
-        for loop in site.loops:
-            if loop.index not in used and not any(
-                loop.index in _names(inner) for inner in site.loops if inner.index in used
-            ):
-                raise self.source.error(
-                    site.line,
-                    f"{where} is assigned once for every {Index(loop.index)} of the loop at line {loop.line}; "
-                    f"give it a dimension for {Index(loop.index)}, or move it out of the loop"
-                )  # fmt: skip
-
-
-def _names(loop: Loop) -> set[str]:
-    return {one.name for part in (loop.low, loop.high) for one in walk(part) if isinstance(one, Index)}
-
-
-def _pattern(site: Site) -> tuple[object, ...]:
-    """Return what a site's cells look like, whatever its indices are called."""
-    names = {loop.index: i for i, loop in enumerate(site.loops)}
-    bounds = {loop.index: (loop.low, loop.high, loop.step) for loop in site.loops}
-
-    def shown(expression: Expr) -> object:
-        if isinstance(expression, Index) and expression.name in names:
-            return bounds[expression.name]
-        if isinstance(expression, Call):
-            return expression.function, tuple(shown(one) for one in expression.args)
-        return expression
-
-    return tuple(shown(one) for one in site.at)
+        return [self.sites.weigh(node, self.of.number(node.args[0]))]
 
 
 def _base(target: ast.expr) -> str | None:
     while isinstance(target, ast.Subscript):
         target = target.value
     return target.id if isinstance(target, ast.Name) else None
-
-
-def _event_size(args: Sequence[Expr]) -> Expr:
-    return next(one.size for one in args if isinstance(one, Vector))
 
 
 def _kind(name: str, discrete: bool) -> Kind:
