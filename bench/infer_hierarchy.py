@@ -53,7 +53,8 @@ class Peer:
 
     def __init__(self, data: dict[str, Any], *, centred: bool) -> None:
         self.data, self.centred = data, centred
-        self._compiled, self._compile_s = None, 0.0
+        self._compiled: Any = None
+        self._compile_s = 0.0
 
     def __call__(self, seed: int) -> Run:
         import nutpie

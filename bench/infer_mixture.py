@@ -71,7 +71,8 @@ class _Marginalised:
     """nutpie on PyMC's mixture; compiled once, which is counted in the first round."""
 
     def __init__(self, data: dict[str, Any]) -> None:
-        self.data, self._compiled, self._compile_s = data, None, 0.0
+        self.data, self._compile_s = data, 0.0
+        self._compiled: Any = None
 
     def __call__(self, seed: int) -> Run:
         import nutpie

@@ -54,7 +54,8 @@ def _ours(data: dict[str, Any], seed: int) -> Run:
 
 class _Peer:
     def __init__(self, data: dict[str, Any]) -> None:
-        self.data, self._compiled, self._compile_s = data, None, 0.0
+        self.data, self._compile_s = data, 0.0
+        self._compiled: Any = None
 
     def __call__(self, seed: int) -> Run:
         import nutpie

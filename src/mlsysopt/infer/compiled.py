@@ -151,7 +151,8 @@ class Compiled:
     """
 
     def __init__(self, model: Model, *, missing: Missing = "error") -> None:
-        self.model, self.missing = model, missing
+        self.model = model
+        self.missing: Missing = missing
         self.given: dict[str, Any] = {}
         self.fixed_values: dict[str, NDArray[Any]] = {}
         self.retained: dict[str, Retain] = {}

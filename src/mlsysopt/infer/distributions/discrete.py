@@ -2,91 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mlsysopt.infer.distributions.spec import Distribution, Parameter
-from mlsysopt.infer.runtime import densities as d
-from mlsysopt.infer.runtime import draws
+from mlsysopt.infer.runtime import densities, draws
 
-__all__ = ["DISCRETE"]
+__all__ = ["BERNOULLI", "BERNOULLI_LOGIT", "BINOMIAL", "CATEGORICAL", "GEOMETRIC", "NEGATIVE_BINOMIAL", "POISSON"]
 
 _P = Parameter("p", "unit")
 
-
-def two(*_: Any) -> int:
-    """0 and 1."""
-    return 2
-
-
-def up_to(n: int, *_: Any) -> int:
-    """0 ... n."""
-    return n + 1
-
-
-def labels(p: Any) -> int:
-    """As many as probabilities."""
-    return p.shape[0]
-
-
-DISCRETE = (
-    Distribution(
-        "Bernoulli",
-        (_P,),
-        "binary",
-        d.bernoulli_log,
-        draws.bernoulli_draw,
-        d.bernoulli_gradient,
-        discrete=True,
-        states=two,
-    ),
-    Distribution(
-        "BernoulliLogit",
-        (Parameter("logit"),),
-        "binary",
-        d.bernoulli_logit_log,
-        draws.bernoulli_logit_draw,
-        d.bernoulli_logit_gradient,
-        discrete=True,
-        states=two,
-    ),
-    Distribution(
-        "Binomial",
-        (Parameter("n", "count"), _P),
-        "states",
-        d.binomial_log,
-        draws.binomial_draw,
-        d.binomial_gradient,
-        discrete=True,
-        states=up_to,
-    ),
-    Distribution(
-        "Categorical",
-        (Parameter("p", "simplex"),),
-        "states",
-        d.categorical_log,
-        draws.categorical_draw,
-        discrete=True,
-        states=labels,
-    ),
-    Distribution(
-        "Poisson",
-        (Parameter("rate", "nonnegative"),),
-        "count",
-        d.poisson_log,
-        draws.poisson_draw,
-        d.poisson_gradient,
-        discrete=True,
-    ),
-    Distribution(
-        "Geometric", (_P,), "count", d.geometric_log, draws.geometric_draw, d.geometric_gradient, discrete=True
-    ),
-    Distribution(
-        "NegativeBinomial",
-        (Parameter("r", "positive"), _P),
-        "count",
-        d.negative_binomial_log,
-        draws.negative_binomial_draw,
-        d.negative_binomial_gradient,
-        discrete=True,
-    ),
-)
+BERNOULLI = Distribution(
+    "Bernoulli", (_P,), "binary",
+    densities.bernoulli_log_density, draws.bernoulli_draw, densities.bernoulli_gradient,
+    discrete=True, states=densities.bernoulli_states,
+)  # fmt: skip
+BERNOULLI_LOGIT = Distribution(
+    "BernoulliLogit", (Parameter("logit"),), "binary",
+    densities.bernoulli_logit_log_density, draws.bernoulli_logit_draw, densities.bernoulli_logit_gradient,
+    discrete=True, states=densities.bernoulli_logit_states,
+)  # fmt: skip
+# A count, though finite: with more trials than anybody wants to enumerate it is moved as one.
+BINOMIAL = Distribution(
+    "Binomial", (Parameter("n", "count"), _P), "count",
+    densities.binomial_log_density, draws.binomial_draw, densities.binomial_gradient,
+    discrete=True, states=densities.binomial_states,
+)  # fmt: skip
+CATEGORICAL = Distribution(
+    "Categorical", (Parameter("p", "simplex"),), "states",
+    densities.categorical_log_density, draws.categorical_draw,
+    discrete=True, states=densities.categorical_states,
+)  # fmt: skip
+POISSON = Distribution(
+    "Poisson", (Parameter("rate", "nonnegative"),), "count",
+    densities.poisson_log_density, draws.poisson_draw, densities.poisson_gradient, discrete=True,
+)  # fmt: skip
+GEOMETRIC = Distribution(
+    "Geometric", (_P,), "count",
+    densities.geometric_log_density, draws.geometric_draw, densities.geometric_gradient, discrete=True,
+)  # fmt: skip
+NEGATIVE_BINOMIAL = Distribution(
+    "NegativeBinomial", (Parameter("r", "positive"), _P), "count",
+    densities.negative_binomial_log_density, draws.negative_binomial_draw, densities.negative_binomial_gradient,
+    discrete=True,
+)  # fmt: skip

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from mlsysopt.infer.distributions.spec import Distribution, Parameter
-from mlsysopt.infer.runtime import densities as d
-from mlsysopt.infer.runtime import draws
+from mlsysopt.infer.runtime import densities, draws
 
-__all__ = ["VECTOR"]
+__all__ = ["DIRICHLET", "MULTINOMIAL", "MULTIVARIATE_NORMAL"]
 
-VECTOR = (
-    Distribution("Dirichlet", (Parameter("alpha", "positives"),), "simplex", d.dirichlet_log, draws.dirichlet_draw),
-    Distribution(
-        "Multinomial", (Parameter("n", "count"), Parameter("p", "simplex")), "counts", d.multinomial_log,
-        draws.multinomial_draw, discrete=True,
-    ),
-    Distribution(
-        "MultivariateNormal", (Parameter("mean", "reals"), Parameter("covariance", "matrix")), "vector",
-        d.multivariate_normal_log, draws.multivariate_normal_draw,
-    ),
+DIRICHLET = Distribution(
+    "Dirichlet", (Parameter("alpha", "positives"),), "simplex", densities.dirichlet_log_density, draws.dirichlet_draw
+)
+MULTINOMIAL = Distribution(
+    "Multinomial", (Parameter("n", "count"), Parameter("p", "simplex")), "counts",
+    densities.multinomial_log_density, draws.multinomial_draw, discrete=True,
+)  # fmt: skip
+MULTIVARIATE_NORMAL = Distribution(
+    "MultivariateNormal", (Parameter("mean", "reals"), Parameter("covariance", "matrix")), "vector",
+    densities.multivariate_normal_log_density, draws.multivariate_normal_draw,
 )  # fmt: skip

@@ -1,343 +1,452 @@
-"""Draws: `(rng, *parameters)`, `(rng, out, *parameters)` for vectors; forbidden parameters give nan or -1."""
+"""Draws: `(rng, *parameters)` returns a number, `(rng, out, *parameters)` fills a vector.
+
+Parameters that are not allowed give nan, or -1 for whole numbers. Of the generator only methods are used that give the
+same bits in compiled code: random, standard_normal, standard_exponential, standard_gamma, poisson and binomial.
+What is above 0 never underflows to 0, and what is below 1 never rounds to 1.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mlsysopt.infer.runtime.numerics import cholesky
+from mlsysopt.infer.runtime.basics import exp_or_inf, logistic
+from mlsysopt.infer.runtime.numerics import LARGEST_COUNT, cholesky, is_count, is_positive, is_real, is_simplex
 
-TINY = 1e-300
+__all__ = [
+    "bernoulli_draw",
+    "bernoulli_logit_draw",
+    "beta_draw",
+    "binomial_draw",
+    "categorical_draw",
+    "cauchy_draw",
+    "dirichlet_draw",
+    "draw_log_weights",
+    "draw_weights",
+    "exponential_draw",
+    "gamma_draw",
+    "gamma_log_draw",
+    "gamma_unit_draw",
+    "geometric_draw",
+    "half_cauchy_draw",
+    "half_normal_draw",
+    "inverse_gamma_draw",
+    "laplace_draw",
+    "log_normal_draw",
+    "multinomial_draw",
+    "multivariate_normal_draw",
+    "negative_binomial_draw",
+    "normal_draw",
+    "normal_precision_draw",
+    "normal_variance_draw",
+    "poisson_draw",
+    "student_t_draw",
+    "truncated_normal_draw",
+    "uniform_draw",
+]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+TINY = 2.2250738585072014e-308
+HUGE = 1.7976931348623157e308
+BELOW_ONE = 0.9999999999999999
+LOG_SHAPE = 0.1
+"""From this shape on a gamma draw is far from underflow: an exponential of 53 random bits is below 45."""
 
 
-def normal_draw(rng: Any, mean: float, sd: float) -> float:
-    """m + s e."""
-    if not sd > 0.0:
+def kept_positive(x: float) -> float:
+    """Keep a number that is above 0 off 0 and off infinity."""
+    if x < TINY:
+        return TINY
+    if x > HUGE:
+        return HUGE
+    return x
+
+
+def kept_finite(x: float) -> float:
+    """Keep a number off infinity."""
+    if x > HUGE:
+        return HUGE
+    if x < -HUGE:
+        return -HUGE
+    return x
+
+
+# The real line.
+
+
+def normal_draw(rng: np.random.Generator, mean: float, sd: float) -> float:
+    """mean + sd e."""
+    if not (is_real(mean) and is_positive(sd)):
         return math.nan
     return mean + sd * rng.standard_normal()
 
 
-def normal_variance_draw(rng: Any, mean: float, var: float) -> float:
-    """m + sqrt(v) e."""
-    if not var > 0.0:
+def normal_variance_draw(rng: np.random.Generator, mean: float, var: float) -> float:
+    """mean + sqrt(var) e."""
+    if not (is_real(mean) and is_positive(var)):
         return math.nan
     return mean + math.sqrt(var) * rng.standard_normal()
 
 
-def normal_precision_draw(rng: Any, mean: float, precision: float) -> float:
-    """m + e / sqrt(p)."""
-    if not precision > 0.0:
+def normal_precision_draw(rng: np.random.Generator, mean: float, precision: float) -> float:
+    """mean + e / sqrt(precision)."""
+    if not (is_real(mean) and is_positive(precision)):
         return math.nan
     return mean + rng.standard_normal() / math.sqrt(precision)
 
 
-def standard_truncated_draw(rng: Any, low: float, high: float) -> float:
-    """A standard normal between two bounds: by rejection, each proposal where it is good (Robert 1995)."""
-    if low > 0.0:
-        return -standard_truncated_draw_left(rng, -high, -low)
-    if high < 0.0:
-        return standard_truncated_draw_left(rng, low, high)
-    if high - low > 1.2:
-        while True:
-            z = rng.standard_normal()
-            if low <= z <= high:
-                return z
-    while True:
-        z = low + (high - low) * rng.random()
-        if math.log(1.0 - rng.random()) <= -0.5 * z * z:
-            return z
-
-
-def standard_truncated_draw_left(rng: Any, low: float, high: float) -> float:
-    """A standard normal between two bounds at or below 0: uniform where they are near, else exponential."""
-    a = -high
-    b = -low
-    if (b - a) * a < 1.0 and b - a < 2.0:
-        while True:
-            z = a + (b - a) * rng.random()
-            if math.log(1.0 - rng.random()) <= 0.5 * (a * a - z * z):
-                return -z
-    if a < 0.4:
-        while True:
-            z = abs(rng.standard_normal())
-            if a <= z <= b:
-                return -z
-    rate = 0.5 * (a + math.sqrt(a * a + 4.0))
-    while True:
-        z = a + rng.standard_exponential() / rate
-        if z <= b and math.log(1.0 - rng.random()) <= -0.5 * (z - rate) * (z - rate):
-            return -z
-
-
-def truncated_normal_draw(rng: Any, mean: float, sd: float, low: float, high: float) -> float:
-    """A normal between two bounds."""
-    if not sd > 0.0 or not low < high or math.isnan(mean):
-        return math.nan
-    z = mean + sd * standard_truncated_draw(rng, (low - mean) / sd, (high - mean) / sd)
-    return min(max(z, low), high)
-
-
-def half_normal_draw(rng: Any, sd: float) -> float:
-    """s |e|."""
-    if not sd > 0.0:
-        return math.nan
-    return sd * abs(rng.standard_normal())
-
-
-def cauchy_draw(rng: Any, location: float, scale: float) -> float:
-    """A ratio of two normals."""
-    if not scale > 0.0:
-        return math.nan
+def standard_cauchy_draw(rng: np.random.Generator) -> float:
+    """The ratio of two normals."""
     below = rng.standard_normal()
     while below == 0.0:
         below = rng.standard_normal()
-    return location + scale * rng.standard_normal() / below
+    return rng.standard_normal() / below
 
 
-def half_cauchy_draw(rng: Any, scale: float) -> float:
-    """Its absolute value."""
-    if not scale > 0.0:
+def cauchy_draw(rng: np.random.Generator, location: float, scale: float) -> float:
+    """location + scale c."""
+    if not (is_real(location) and is_positive(scale)):
         return math.nan
-    return abs(cauchy_draw(rng, 0.0, scale))
+    return kept_finite(location + float(scale) * standard_cauchy_draw(rng))
 
 
-def student_t_draw(rng: Any, df: float, location: float, scale: float) -> float:
-    """A normal over the root of a gamma."""
-    if not df > 0.0 or not scale > 0.0:
+def student_t_draw(rng: np.random.Generator, df: float, location: float, scale: float) -> float:
+    """location + scale e / sqrt(g / (df / 2)), g of Gamma(df / 2, 1); by logarithms, for g may be below a double."""
+    if not (is_positive(df) and is_real(location) and is_positive(scale)):
         return math.nan
-    return location + scale * rng.standard_normal() / math.sqrt(max(gamma_draw(rng, 0.5 * df, 0.5 * df), TINY))
+    half = 0.5 * df
+    stretch = kept_positive(exp_or_inf(0.5 * (math.log(half) - gamma_log_draw(rng, half))))
+    return kept_finite(location + float(scale) * (stretch * rng.standard_normal()))
 
 
-def laplace_draw(rng: Any, location: float, scale: float) -> float:
-    """A difference of two exponentials."""
-    if not scale > 0.0:
+def laplace_draw(rng: np.random.Generator, location: float, scale: float) -> float:
+    """An exponential of either sign."""
+    if not (is_real(location) and is_positive(scale)):
         return math.nan
-    return location + scale * (rng.standard_exponential() - rng.standard_exponential())
+    if rng.random() < 0.5:
+        return location - scale * rng.standard_exponential()
+    return location + scale * rng.standard_exponential()
 
 
-def log_normal_draw(rng: Any, mean: float, sd: float) -> float:
-    """exp of a normal."""
-    if not sd > 0.0:
+# Above 0.
+
+
+def half_normal_draw(rng: np.random.Generator, sd: float) -> float:
+    """sd |e|."""
+    if not is_positive(sd):
         return math.nan
-    z = mean + sd * rng.standard_normal()
-    if z > 709.0:
-        return math.inf
-    return math.exp(z)
+    return kept_positive(float(sd) * abs(rng.standard_normal()))
 
 
-def log_gamma_draw(rng: Any, shape: float) -> float:
-    """ln of a gamma of rate 1, also where that is too small for a double: ln G(a) = ln G(a+1) + ln(U) / a."""
-    if shape >= 0.3:
-        return math.log(max(rng.standard_gamma(shape), TINY))
-    return math.log(max(rng.standard_gamma(shape + 1.0), TINY)) + math.log(1.0 - rng.random()) / shape
-
-
-def gamma_draw(rng: Any, shape: float, rate: float) -> float:
-    """Shape and rate."""
-    if not shape > 0.0 or not rate > 0.0 or shape == math.inf:
+def half_cauchy_draw(rng: np.random.Generator, scale: float) -> float:
+    """scale |c|."""
+    if not is_positive(scale):
         return math.nan
-    if shape >= 0.3:
-        return max(rng.standard_gamma(shape) / rate, TINY)
-    return max(math.exp(log_gamma_draw(rng, shape)) / rate, TINY)
+    return kept_positive(float(scale) * abs(standard_cauchy_draw(rng)))
 
 
-def inverse_gamma_draw(rng: Any, shape: float, scale: float) -> float:
-    """scale over a gamma."""
-    if not shape > 0.0 or not scale > 0.0 or shape == math.inf:
+def log_normal_draw(rng: np.random.Generator, mean: float, sd: float) -> float:
+    """exp(mean + sd e)."""
+    if not (is_real(mean) and is_positive(sd)):
         return math.nan
-    return scale / max(gamma_draw(rng, shape, 1.0), TINY)
+    return kept_positive(exp_or_inf(float(mean) + float(sd) * rng.standard_normal()))
 
 
-def exponential_draw(rng: Any, rate: float) -> float:
-    """Over the rate."""
-    if not rate > 0.0:
+def gamma_unit_draw(rng: np.random.Generator, shape: float) -> float:
+    """A draw of Gamma(shape, 1), shape >= LOG_SHAPE; G(a) = G(a + 1) U^(1 / a): Marsaglia and Tsang, TOMS 2000."""
+    if shape < 1.0:
+        return rng.standard_gamma(shape + 1.0) * math.exp(-rng.standard_exponential() / float(shape))
+    return kept_positive(rng.standard_gamma(float(shape)))
+
+
+def gamma_log_draw(rng: np.random.Generator, shape: float) -> float:
+    """Logarithm of a draw of Gamma(shape, 1), however small: log G(a) = log G(a + 1) + log(U) / a."""
+    if shape < LOG_SHAPE:
+        return math.log(kept_positive(rng.standard_gamma(shape + 1.0))) - rng.standard_exponential() / float(shape)
+    return math.log(gamma_unit_draw(rng, shape))
+
+
+def gamma_draw(rng: np.random.Generator, shape: float, rate: float) -> float:
+    """g / rate, g of Gamma(shape, 1); by logarithms where that may be below a double."""
+    if not (is_positive(shape) and is_positive(rate)):
         return math.nan
-    return rng.standard_exponential() / rate
+    if shape < LOG_SHAPE:
+        return kept_positive(exp_or_inf(gamma_log_draw(rng, shape) - math.log(rate)))
+    return kept_positive(gamma_unit_draw(rng, shape) / float(rate))
 
 
-def beta_draw(rng: Any, a: float, b: float) -> float:
-    """From two gammas in logs where shapes are small: never exactly 0 or 1 unless a double cannot tell."""
-    if not a > 0.0 or not b > 0.0 or a == math.inf or b == math.inf:
+def inverse_gamma_draw(rng: np.random.Generator, shape: float, scale: float) -> float:
+    """scale / g, g of Gamma(shape, 1)."""
+    if not (is_positive(shape) and is_positive(scale)):
         return math.nan
-    x = log_gamma_draw(rng, a)
-    y = log_gamma_draw(rng, b)
-    d = y - x
-    if d > 700.0:
+    if shape < LOG_SHAPE:
+        return kept_positive(exp_or_inf(math.log(scale) - gamma_log_draw(rng, shape)))
+    return kept_positive(float(scale) / gamma_unit_draw(rng, shape))
+
+
+def exponential_draw(rng: np.random.Generator, rate: float) -> float:
+    """E / rate."""
+    if not is_positive(rate):
+        return math.nan
+    return kept_positive(rng.standard_exponential() / float(rate))
+
+
+# Between two ends.
+
+
+def beta_draw(rng: np.random.Generator, a: float, b: float) -> float:
+    """g / (g + h), g of Gamma(a, 1), h of Gamma(b, 1); by logarithms where they may be below a double."""
+    if not (is_positive(a) and is_positive(b)):
+        return math.nan
+    if a < LOG_SHAPE or b < LOG_SHAPE:
+        share = logistic(gamma_log_draw(rng, a) - gamma_log_draw(rng, b))
+    else:
+        one = gamma_unit_draw(rng, a)
+        share = one / (one + gamma_unit_draw(rng, b))
+    if share < TINY:
         return TINY
-    p = 1.0 / (1.0 + math.exp(d))
-    return min(max(p, TINY), 1.0 - 1.1102230246251565e-16)
+    if share > BELOW_ONE:
+        return BELOW_ONE
+    return share
 
 
-def uniform_draw(rng: Any, low: float, high: float) -> float:
-    """Between the bounds."""
-    if not low < high:
+def uniform_draw(rng: np.random.Generator, low: float, high: float) -> float:
+    """low + (high - low) u."""
+    width = float(high) - float(low)
+    if not is_positive(width):
         return math.nan
-    return low + (high - low) * rng.random()
+    return low + width * rng.random()
 
 
-def bernoulli_draw(rng: Any, p: float) -> int:
-    """1 with probability p."""
-    if not 0.0 <= p <= 1.0:
+def truncated_normal_draw(rng: np.random.Generator, mean: float, sd: float, low: float, high: float) -> float:
+    """A normal between two ends, which may be one; by rejection that accepts a third at least wherever they are."""
+    if not (is_real(mean) and is_positive(sd) and low <= high and low < math.inf and high > -math.inf):
+        return math.nan
+    scale = float(sd)
+    width = (float(high) - float(low)) / scale
+    a = (float(low) - float(mean)) / scale
+    b = (float(high) - float(mean)) / scale
+    # The step from an end is drawn where mean + sd z would have few digits left for it.
+    if a > 0.0:
+        x = low + scale * tail_draw(rng, a, width)
+    elif b < 0.0:
+        x = high - scale * tail_draw(rng, -b, width)
+    elif width > 1.0:
+        z = rng.standard_normal()
+        while not (z >= a and z <= b):
+            z = rng.standard_normal()
+        x = mean + scale * z
+    else:
+        t = width * rng.random()
+        while rng.random() > math.exp(-0.5 * (a + t) * (a + t)):
+            t = width * rng.random()
+        x = low + scale * t
+    if x < low:
+        return float(low)
+    if x > high:
+        return float(high)
+    return x
+
+
+def tail_draw(rng: np.random.Generator, a: float, width: float) -> float:
+    """t of density exp(-a t - t^2 / 2) from 0 to width, a >= 0: exponential proposals, Robert, Stat. Comp. 1995."""
+    if not width > 0.0:
+        return 0.0
+    ahead = 2.0 / (math.sqrt(a * a + 4.0) + a)
+    rate = a + ahead
+    share = math.expm1(-rate * width)
+    while True:
+        t = -math.log1p(rng.random() * share) / rate
+        if rng.random() <= math.exp(-0.5 * (t - ahead) * (t - ahead)):
+            return t
+
+
+# Whole numbers.
+
+
+def bernoulli_draw(rng: np.random.Generator, p: float) -> int:
+    """u < p."""
+    if not (p >= 0.0 and p <= 1.0):
         return -1
     if rng.random() < p:
         return 1
     return 0
 
 
-def bernoulli_logit_draw(rng: Any, logit: float) -> int:
-    """1 with probability 1 / (1 + exp(-logit))."""
+def bernoulli_logit_draw(rng: np.random.Generator, logit: float) -> int:
+    """u < 1 / (1 + exp(-logit))."""
     if math.isnan(logit):
         return -1
-    if logit < -700.0:
-        return 0
-    if rng.random() < 1.0 / (1.0 + math.exp(-logit)):
+    if rng.random() < logistic(logit):
         return 1
     return 0
 
 
-def binomial_draw(rng: Any, n: int, p: float) -> int:
-    """Successes of n trials."""
-    if n < 0 or not 0.0 <= p <= 1.0:
+def binomial_draw(rng: np.random.Generator, n: int, p: float) -> int:
+    """The generator's, which needs no draw where the outcome is certain."""
+    if not (is_count(n) and p >= 0.0 and p <= 1.0):
         return -1
     if n == 0 or p == 0.0:
         return 0
     if p == 1.0:
-        return n
-    return int(rng.binomial(n, p))
+        return int(n)
+    return int(rng.binomial(int(n), p))
 
 
-def poisson_draw(rng: Any, rate: float) -> int:
-    """A count of this mean."""
-    if not 0.0 <= rate < 1e18:
+def poisson_draw(rng: np.random.Generator, rate: float) -> int:
+    """The generator's; up to a rate of 2^53, above which a double has no whole numbers of its own."""
+    if not (rate >= 0.0 and rate <= LARGEST_COUNT):
         return -1
     if rate == 0.0:
         return 0
+    return int(rng.poisson(float(rate)))
+
+
+def geometric_draw(rng: np.random.Generator, p: float) -> int:
+    """Whole part of an exponential of rate -log(1 - p)."""
+    if not (p > 0.0 and p <= 1.0):
+        return -1
+    if p == 1.0:
+        return 0
+    x = rng.standard_exponential() / -math.log1p(-p)
+    if x > LARGEST_COUNT:
+        return int(LARGEST_COUNT)
+    return int(x)
+
+
+def negative_binomial_draw(rng: np.random.Generator, r: float, p: float) -> int:
+    """Poisson of a gamma rate."""
+    if not (is_positive(r) and p > 0.0 and p <= 1.0):
+        return -1
+    if p == 1.0:
+        return 0
+    rate = gamma_draw(rng, r, float(p) / (1.0 - p))
+    if rate > LARGEST_COUNT:
+        return int(LARGEST_COUNT)
     return int(rng.poisson(rate))
 
 
-def geometric_draw(rng: Any, p: float) -> int:
-    """Failures before the first success, by inversion."""
-    if not 0.0 < p <= 1.0:
-        return -1
-    if p == 1.0:
-        return 0
-    x = math.floor(math.log(1.0 - rng.random()) / math.log1p(-p))
-    return int(min(x, 9e18))
-
-
-def negative_binomial_draw(rng: Any, r: float, p: float) -> int:
-    """A Poisson of a gamma."""
-    if not r > 0.0 or not 0.0 < p <= 1.0:
-        return -1
-    if p == 1.0:
-        return 0
-    return poisson_draw(rng, gamma_draw(rng, r, p / (1.0 - p)))
-
-
-def draw_weights(rng: Any, weights: Any) -> int:
-    """Index in proportion to weights that need not add up to 1; -1 where none is positive."""
+def draw_weights(rng: np.random.Generator, weights: Floats) -> int:
+    """An index, in proportion to weights that need not add up to 1; -1 where none is above 0, or one below 0 or nan."""
     total = 0.0
-    for k in range(weights.shape[0]):
-        total += weights[k]
-    if not total > 0.0 or total == math.inf:
-        return -1
-    left = rng.random() * total
     last = -1
     for k in range(weights.shape[0]):
+        if not weights[k] >= 0.0:
+            return -1
         if weights[k] > 0.0:
             last = k
-            left -= weights[k]
-            if left < 0.0:
-                return k
+        total += weights[k]
+    if last < 0 or total == math.inf:
+        return -1
+    left = rng.random() * total
+    for k in range(last):
+        if left < weights[k]:
+            return k
+        left -= weights[k]
     return last
 
 
-def draw_log_weights(rng: Any, logs: Any) -> int:
-    """Index in proportion to exp(logs), which are overwritten; -1 where none is finite."""
+def draw_log_weights(rng: np.random.Generator, logs: Floats) -> int:
+    """An index, in proportion to exp(logs); -1 where all are -inf or one is inf or nan."""
     top = -math.inf
     for k in range(logs.shape[0]):
-        if math.isnan(logs[k]):
+        if not logs[k] < math.inf:
             return -1
-        top = max(top, logs[k])
-    if top == -math.inf or top == math.inf:
+        if logs[k] > top:
+            top = logs[k]
+    if top == -math.inf:
         return -1
+    weights = np.empty(logs.shape[0])
     for k in range(logs.shape[0]):
-        logs[k] = math.exp(logs[k] - top)
-    return draw_weights(rng, logs)
+        weights[k] = math.exp(logs[k] - top)
+    return draw_weights(rng, weights)
 
 
-def categorical_draw(rng: Any, p: Any) -> int:
-    """A label; -1 for a row without mass."""
+def categorical_draw(rng: np.random.Generator, p: Floats) -> int:
+    """An index, in proportion to probabilities."""
+    if not is_simplex(p):
+        return -1
     return draw_weights(rng, p)
 
 
-def dirichlet_draw(rng: Any, out: Any, alpha: Any) -> None:
-    """Gammas over their sum; in logs where a shape is small."""
-    n = alpha.shape[0]
-    small = False
-    for k in range(n):
-        if not 0.0 < alpha[k] < math.inf:
-            for j in range(n):
-                out[j] = math.nan
-            return
-        if alpha[k] < 0.3:
-            small = True
+# Vectors.
+
+
+def dirichlet_draw(rng: np.random.Generator, out: Floats, alpha: Floats) -> None:
+    """Gammas of each shape over their sum; by logarithms where they may be below a double."""
+    least = math.inf
+    for k in range(alpha.shape[0]):
+        if not is_positive(alpha[k]):
+            least = -1.0
+        elif alpha[k] < least:
+            least = alpha[k]
+    if least < 0.0 or out.shape[0] != alpha.shape[0]:
+        for k in range(out.shape[0]):
+            out[k] = math.nan
+        return
     total = 0.0
-    if small:
+    if least < LOG_SHAPE:
         top = -math.inf
-        for k in range(n):
-            out[k] = log_gamma_draw(rng, alpha[k])
-            top = max(top, out[k])
-        for k in range(n):
-            out[k] = max(math.exp(out[k] - top), TINY)
+        for k in range(alpha.shape[0]):
+            out[k] = gamma_log_draw(rng, alpha[k])
+            if out[k] > top:
+                top = out[k]
+        for k in range(alpha.shape[0]):
+            out[k] = math.exp(out[k] - top)
             total += out[k]
     else:
-        for k in range(n):
-            out[k] = max(rng.standard_gamma(alpha[k]), TINY)
+        for k in range(alpha.shape[0]):
+            out[k] = gamma_unit_draw(rng, alpha[k])
             total += out[k]
-    for k in range(n):
-        out[k] /= total
+    for k in range(alpha.shape[0]):
+        out[k] = kept_positive(out[k] / total)
 
 
-def multinomial_draw(rng: Any, out: Any, n: int, p: Any) -> None:
-    """One binomial after another."""
-    mass = 0.0
-    for k in range(p.shape[0]):
-        mass += p[k]
-        out[k] = 0
-    if n < 0 or not mass > 0.0:
-        for k in range(p.shape[0]):
+def multinomial_draw(rng: np.random.Generator, out: Ints, n: int, p: Floats) -> None:
+    """One binomial after another, of what is left for the states that are left; the last possible takes the rest."""
+    if not (is_count(n) and is_simplex(p)) or out.shape[0] != p.shape[0]:
+        for k in range(out.shape[0]):
             out[k] = -1
         return
-    left = n
+    mass = 0.0
+    last = 0
     for k in range(p.shape[0]):
-        if left == 0:
-            return
-        share = 1.0
+        out[k] = 0
+        mass += p[k]
+        if p[k] > 0.0:
+            last = k
+    left = int(n)
+    for k in range(last):
         if p[k] < mass:
-            share = max(p[k] / mass, 0.0)
-        if k == p.shape[0] - 1:
-            share = 1.0
-        out[k] = binomial_draw(rng, left, share)
+            out[k] = binomial_draw(rng, left, p[k] / mass)
+        else:
+            out[k] = left
         left -= out[k]
         mass -= p[k]
+    out[last] = left
 
 
-def multivariate_normal_draw(rng: Any, out: Any, mean: Any, covariance: Any) -> None:
-    """m + L e."""
-    n = mean.shape[0]
-    factor = np.zeros((n, n))
-    if cholesky(covariance, factor) != 0:
-        for i in range(n):
+def multivariate_normal_draw(rng: np.random.Generator, out: Floats, mean: Floats, covariance: Floats) -> None:
+    """mean + L e, covariance = L L'."""
+    size = mean.shape[0]
+    allowed = out.shape[0] == size and covariance.shape[0] == size and covariance.shape[1] == size
+    for i in range(size):
+        if not is_real(mean[i]):
+            allowed = False
+    root = np.empty((size, size))
+    if not allowed or not cholesky(covariance, root):
+        for i in range(out.shape[0]):
             out[i] = math.nan
         return
-    noise = np.empty(n)
-    for i in range(n):
-        noise[i] = rng.standard_normal()
-    for i in range(n):
-        value = mean[i]
+    for i in range(size):
+        out[i] = rng.standard_normal()
+    for m in range(size):
+        i = size - 1 - m
+        total = mean[i]
         for k in range(i + 1):
-            value += factor[i, k] * noise[k]
-        out[i] = value
+            total += root[i, k] * out[k]
+        out[i] = total
