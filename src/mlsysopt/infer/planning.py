@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mlsysopt.infer.analysis.blanket import Analysis
 from mlsysopt.infer.frontend.source import ModelError
 from mlsysopt.infer.ir import Program
 from mlsysopt.infer.rules import Refusal, Rule, Update, ordered_rules
+from mlsysopt.infer.rules.interweave import interwoven
 
 __all__ = ["Choice", "Plan", "plan"]
 
@@ -60,6 +61,7 @@ def plan(program: Program, rules: tuple[Rule, ...] | None = None) -> Plan:
         ModelError: no rule takes one of them; the message has every rule with its reason.
     """
     analysis = Analysis(program)
+    usual = rules is None
     rules = ordered_rules() if rules is None else rules
     choices: list[Choice] = []
     done: set[str] = set()
@@ -77,6 +79,8 @@ def plan(program: Program, rules: tuple[Rule, ...] | None = None) -> Plan:
             refused[rule.name] = found if isinstance(found, Refusal) else Refusal("its block has other updates already")
         else:
             raise ModelError(_without(program, variable.name, refused))
+    if usual:
+        choices = [replace(one, update=interwoven(one.update, analysis)) for one in choices]
     choices.sort(key=lambda one: one.update.rule == "forward")
     return Plan(program, tuple(choices))
 
