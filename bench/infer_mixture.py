@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def with_jags(seed: int) -> Run:
         given = {"x": data["x"], "K": 3, "N": len(data["x"])}
-        return jags(JAGS, given, list(names), draws=4000, warmup=1000, seed=seed)
+        return jags(JAGS, given, list(names), draws=1500, warmup=500, seed=seed)
 
     peer = _Marginalised(data)
     first = duel(

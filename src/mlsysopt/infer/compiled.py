@@ -253,7 +253,7 @@ class Compiled:
             executor: Of `mlsysopt.core.executors`, for "executor": a chain a task.
             method: "gibbs" sweeps, "nuts" for smooth models; "auto" takes NUTS where three or more numbers would be
                 left to slice sampling.
-            start: "auto" (the best of 8 short runs), "prior", or values by name.
+            start: "auto" (the best of 8 short runs, of 32 where they cost little), "prior", or values by name.
             out: Folder of the fit: it is saved every ten seconds, and `resume` goes on.
             progress: Is told (chain, sweeps done, sweeps in all).
 

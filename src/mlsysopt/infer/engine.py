@@ -22,9 +22,10 @@ __all__ = ["Chain", "Engine", "Failed"]
 Array = NDArray[Any]
 Backend = Literal["python", "single"]
 
-TRIALS = 8
-"""Prior draws of which the best, after `TRIAL_SWEEPS` sweeps each, is where a chain starts."""
-TRIAL_SWEEPS = 10
+TRIALS, CHEAP_TRIALS, CHEAP = 8, 32, 1e5
+"""Prior draws among which a chain looks for its start; more where a sweep takes fewer operations than the last."""
+TRIAL_SWEEPS = 20
+"""Sweeps of each of them; the better half then goes on for twice as many, down to one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,12 @@ class Engine:
     def updates(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Rule and variables of each update of a sweep, in the order that `Failed.update` counts."""
         return tuple((one.rule, one.variables) for one in self.plan.updates)
+
+    @cached_property
+    def trials(self) -> int:
+        """Prior draws among which a chain looks for its start."""
+        cost = sum(float(evaluate(one.cost, self.bound)) for one in self.plan.updates)
+        return CHEAP_TRIALS if cost <= CHEAP else TRIALS
 
     @cached_property
     def program(self) -> Program:
@@ -171,6 +178,7 @@ class Chain:
         self.failed = np.full(3, -1, np.int64)
         self.sweeps = self.kept = 0
         self.offset: int | None = None
+        self.kept_s = 0.0
         for name, how in engine.keep.items():
             like = self.arrays[f"v_{name}"]
             if how in ("samples", "both"):

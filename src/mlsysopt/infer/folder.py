@@ -262,8 +262,8 @@ class Folder:
                     state["joint"],
                     {k: state[f"map_{k}"] for k, _ in keep if f"map_{k}" in state},
                     {k: (state[f"mean_{k}"], state[f"square_{k}"]) for k, _ in keep if f"mean_{k}" in state},
-                    float(state["seconds"][0]),
-                    int(state["ended"][0]),
+                    seconds=float(state["seconds"][0]),
+                    divergences=int(state["ended"][0]),
                 )
         except (OSError, ValueError, KeyError) as error:
             raise UsageError(f"{path} is damaged ({error}); delete it, and the chain begins anew") from None

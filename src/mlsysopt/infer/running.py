@@ -167,6 +167,7 @@ def _nuts(engine: Engine, request: Request, number: int, *, stop: Callable[[], b
             if keep[name] == "summary" and len(array)
         },
         one.seconds,
+        one.seconds * one.share,
         one.divergences,
         "" if ended else "stopped",
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mlsysopt.core.errors import MlsysoptError
 from mlsysopt.infer.diagnostics import cell_name
-from mlsysopt.infer.engine import TRIAL_SWEEPS, TRIALS, Array, Backend, Chain, Engine, Failed
+from mlsysopt.infer.engine import TRIAL_SWEEPS, Array, Backend, Chain, Engine, Failed
 from mlsysopt.infer.runtime.streams import stream
 
 __all__ = ["ChainFailed", "Request", "Sampled", "begin", "finish", "run_chain"]
@@ -65,6 +65,7 @@ class Sampled:
         best: Name -> the kept state of highest log joint.
         moments: Name -> running (mean, squared deviations).
         seconds: CPU seconds of it.
+        kept_s: Of these, after warming up.
         divergences: Of NUTS.
         error: Why it ended early, "" if it did not.
     """
@@ -75,6 +76,7 @@ class Sampled:
     best: dict[str, Array] = field(default_factory=dict)
     moments: dict[str, tuple[Array, Array]] = field(default_factory=dict)
     seconds: float = 0.0
+    kept_s: float = 0.0
     divergences: int = 0
     error: str = ""
 
@@ -94,30 +96,40 @@ def begin(engine: Engine, request: Request, number: int) -> Chain:
     if request.start == "prior" or improper:
         _prior(chain, number, improper)
         return chain
-    best: tuple[float, dict[str, Array]] | None = None
+    state = [f"v_{one.name}" for one in engine.program.latents] + list(engine.tuned)
+    tried: list[tuple[float, int, dict[str, Array]]] = []
     error: ChainFailed | None = None
-    for _ in range(TRIALS):
+    for place in range(engine.trials):
+        _reset_tuning(chain)
         try:
             _prior(chain, number, improper)
-            failed = chain.run(TRIAL_SWEEPS, warm=True)
-            if failed is not None:
-                raise explain_failure(chain, number, failed)
         except ChainFailed as one:
             error = one
-            chain.failed[:] = -1
             continue
-        joint = chain.log_joint()[0]
-        if best is None or joint > best[0]:
-            best = joint, {name: array.copy() for name, array in chain.arrays.items() if name.startswith(("v_", "t_"))}
-        chain.sweeps = 0
-        _reset_tuning(chain)
-    chain.sweeps = 0
-    if best is None:
-        assert error is not None
-        raise error
-    for name, array in best[1].items():
-        chain.arrays[name][...] = array
-    return chain
+        tried.append((0.0, place, {name: chain.arrays[name].copy() for name in state}))
+    # The better half goes on, for twice as long: a bad mode is often left only after a hundred sweeps.
+    sweeps = TRIAL_SWEEPS
+    while tried:
+        rung: list[tuple[float, int, dict[str, Array]]] = []
+        for _, place, values in tried:
+            for name, array in values.items():
+                chain.arrays[name][...] = array
+            chain.sweeps = 0 if sweeps == TRIAL_SWEEPS else 2
+            failed = chain.run(sweeps, warm=True)
+            if failed is not None:
+                error = explain_failure(chain, number, failed)
+                chain.failed[:] = -1
+                continue
+            rung.append((chain.log_joint()[0], place, {name: chain.arrays[name].copy() for name in state}))
+        tried = sorted(rung, key=lambda one: (-one[0], one[1]))[: max(1, len(rung) // 2)]
+        sweeps *= 2
+        if len(tried) == 1:
+            for name, array in tried[0][2].items():
+                chain.arrays[name][...] = array
+            chain.sweeps = 0
+            return chain
+    assert error is not None
+    raise error
 
 
 def advance(chain: Chain, request: Request, number: int, count: int) -> None:
@@ -132,7 +144,9 @@ def advance(chain: Chain, request: Request, number: int, count: int) -> None:
         # Thinning counts from the end of warming up.
         if not warm and chain.offset is None:
             chain.offset = chain.sweeps
+        began = time.thread_time()
         failed = chain.run(now, warm=warm)
+        chain.kept_s += 0.0 if warm else time.thread_time() - began
         if failed is not None:
             raise explain_failure(chain, number, failed)
         count -= now
@@ -197,6 +211,7 @@ def finish(chain: Chain, number: int, seconds: float, error: str = "") -> Sample
             if how == "summary"
         },
         seconds,
+        chain.kept_s,
         0,
         error,
     )
