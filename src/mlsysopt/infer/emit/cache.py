@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mlsysopt.core.places import cache_dir
-from mlsysopt.infer.emit.module import JIT
+from mlsysopt.infer.emit.module import IMPORT, INNER, JIT
 
 __all__ = ["Loaded", "interpreted", "jitted", "key_of"]
 
@@ -61,7 +61,7 @@ def jitted(text: str) -> Loaded:
 @cache
 def interpreted(text: str) -> Loaded:
     """Return the functions of a generated file as plain Python."""
-    plain = text.replace("from mlsysopt.infer.emit.jit import jit\n", "").replace(f"{JIT}\n", "")
+    plain = text.replace(IMPORT, "").replace(f"{JIT}\n", "").replace(f"{INNER}\n", "")
     found: dict[str, Any] = {"__name__": f"mlsysopt_infer_{hashlib.sha256(text.encode()).hexdigest()[:16]}_plain"}
     exec(compile(plain, "<generated for a model>", "exec"), found)
     return found

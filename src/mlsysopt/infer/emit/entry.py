@@ -123,7 +123,7 @@ def write_sweeps(module: Module, updates: Sequence[Update], keep: Mapping[str, R
     names = [f"update_{i}_{one.variables[0]}" for i, one in enumerate(updates)]
     for one, name in zip(updates, names, strict=True):
         one.write(module, name)
-    with module.function("sweep", ("rng", "warm", "number", "failed")) as f:
+    with module.function("sweep", ("rng", "warm", "number", "failed"), inner=True) as f:
         # One call of each update in the text: LLVM would copy each of three into the sweep, and compile for as long.
         with f.block(f"for place in range({len(updates)}):"):
             f.line("which = place")
@@ -164,7 +164,7 @@ def write_sweeps(module: Module, updates: Sequence[Update], keep: Mapping[str, R
 
 def _write_keep(module: Module, keep: Mapping[str, Retain]) -> None:
     # Cells are copied in loops: an assignment of whole arrays costs seconds of compiling, for its error messages.
-    with module.function("keep", ("kept", "joint", "best")) as f:
+    with module.function("keep", ("kept", "joint", "best"), inner=True) as f:
         f.line(f"total, likelihood = {module.call('log_joint', f)}")
         f.line("joint[kept, 0] = total")
         f.line("joint[kept, 1] = likelihood")

@@ -11,9 +11,12 @@ from mlsysopt.infer.emit.writer import Writer
 from mlsysopt.infer.frontend.scope import kind_of
 from mlsysopt.infer.ir import Expr, Kind, Program
 
-__all__ = ["JIT", "Module", "Tuned"]
+__all__ = ["IMPORT", "INNER", "JIT", "Module", "Tuned"]
 
-JIT = "@jit"
+IMPORT = "from mlsysopt.infer.emit.jit import inner, jit\n"
+
+JIT, INNER = "@jit", "@inner"
+"""Decorators of what Python calls, and of what only generated code calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +54,11 @@ class Module:
         return kind_of(expression, self.program.variables)
 
     @contextmanager
-    def function(self, name: str, parameters: Sequence[str] = ()) -> Generator[Writer]:
+    def function(self, name: str, parameters: Sequence[str] = (), *, inner: bool = False) -> Generator[Writer]:
         """Write a function; the arrays that it touches follow its parameters."""
         if name in self.written:
             raise ValueError(f"{name} is written twice")
-        writer = Writer(self, name, parameters)
+        writer = Writer(self, name, parameters, inner=inner or name.startswith("update_"))
         yield writer
         self.written[name] = writer
 
@@ -73,6 +76,7 @@ class Module:
         """Return the whole file."""
         head = (
             f'"""Generated for the model {self.program.name}; its name is the hash of this text. Do not edit."""\n\n'
-            "import math\n\nimport numpy as np\n\nfrom mlsysopt.infer.emit.jit import jit\n\n"
+            f"import math\n\nimport numpy as np\n\n{IMPORT}\n"
         )
-        return head + self.functions.text(JIT) + "".join(f"\n\n{one.text(JIT)}" for one in self.written.values())
+        called = "".join(f"\n\n{one.text(INNER if one.inner else JIT)}" for one in self.written.values())
+        return head + self.functions.text(INNER) + called

@@ -55,10 +55,11 @@ class Writer:
         module: The file that it goes into.
         name: Of the function.
         parameters: In front of the arrays, such as "rng".
+        inner: Whether only generated code calls it, so that it needs no door for Python.
     """
 
-    def __init__(self, module: Module, name: str, parameters: Sequence[str] = ()) -> None:
-        self.module, self.name, self.parameters = module, name, tuple(parameters)
+    def __init__(self, module: Module, name: str, parameters: Sequence[str] = (), *, inner: bool = False) -> None:
+        self.module, self.name, self.parameters, self.inner = module, name, tuple(parameters), inner
         self.arrays: dict[str, None] = {}
         self._lines: list[str] = []
         self._depth = 1
