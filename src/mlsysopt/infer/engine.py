@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlsysopt.infer.binding import Bound, evaluate
-from mlsysopt.infer.emit.cache import Loaded, interpreted, jitted
+from mlsysopt.infer.emit.cache import Loaded, door, interpreted, jitted
 from mlsysopt.infer.emit.entry import Retain, write_execute, write_log_joint, write_sweeps
 from mlsysopt.infer.emit.module import Module, Tuned
 from mlsysopt.infer.ir import Program, Site
@@ -89,6 +89,11 @@ class Engine:
         return {name: tuple(one.arrays) for name, one in self.module.written.items()}
 
     @cached_property
+    def inner(self) -> dict[str, tuple[str, ...]]:
+        """Functions that only generated code calls -> all their arguments; Python needs a door to them."""
+        return {name: (*one.parameters, *one.arrays) for name, one in self.module.written.items() if one.inner}
+
+    @cached_property
     def tuned(self) -> dict[str, Tuned]:
         """Numbers that updates adapt."""
         return dict(self.module.tuned)
@@ -114,6 +119,7 @@ class Engine:
         return {
             "text": self.text,
             "signatures": self.signatures,
+            "inner": self.inner,
             "tuned": self.tuned,
             "updates": self.updates,
             "program": self.program,
@@ -149,7 +155,8 @@ class Engine:
 
     def call(self, functions: Loaded, name: str, arrays: Mapping[str, Array], *arguments: Any) -> Any:
         """Call a function of the file with the arrays that it takes."""
-        return functions[name](*arguments, *(arrays[one] for one in self.signatures[name]))
+        function = door(functions, name, self.inner[name]) if name in self.inner else functions[name]
+        return function(*arguments, *(arrays[one] for one in self.signatures[name]))
 
 
 def _can_draw(site: Site) -> bool:

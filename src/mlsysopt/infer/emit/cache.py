@@ -10,7 +10,7 @@ import platform
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 from mlsysopt.core.places import cache_dir
 from mlsysopt.infer.emit.module import IMPORT, INNER, JIT
 
-__all__ = ["Loaded", "interpreted", "jitted", "key_of"]
+__all__ = ["Loaded", "door", "interpreted", "jitted", "key_of"]
 
 _LOG = logging.getLogger(__name__)
 _SAID: set[str] = set()
@@ -65,6 +65,22 @@ def interpreted(text: str) -> Loaded:
     found: dict[str, Any] = {"__name__": f"mlsysopt_infer_{hashlib.sha256(text.encode()).hexdigest()[:16]}_plain"}
     exec(compile(plain, "<generated for a model>", "exec"), found)
     return found
+
+
+def door(functions: Loaded, name: str, arguments: Sequence[str]) -> Callable[..., Any]:
+    """Return what Python may call in place of a function that has no door of its own: calling that would crash."""
+    function = functions[name]
+    if not hasattr(function, "py_func"):
+        return function
+    key = f"{name}__door"
+    if key not in functions:
+        import numba
+
+        said = ", ".join(arguments)
+        made: dict[str, Any] = {name: function}
+        exec(f"def {key}({said}):\n    return {name}({said})\n", made)
+        functions[key] = numba.njit(nogil=True)(made[key])  # pyright: ignore[reportUnknownMemberType]
+    return functions[key]
 
 
 def _written(text: str, name: str) -> Path:
