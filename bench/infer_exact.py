@@ -61,7 +61,7 @@ def main() -> int:
     small = six(p=rng.uniform(0.2, 0.8, 1), q=rng.uniform(0.1, 0.9, 6), r=rng.uniform(0.1, 0.9, 16), e=np.array([1, 0]))
     names = tuple("abcdfg")
     fit = small.infer(250_000, warmup=100, chains=4, seed=1)
-    codes = np.sum([fit[name].reshape(-1).astype(np.int64) << i for i, name in enumerate(names)], axis=0)
+    codes = np.sum([fit[name].reshape(-1).astype(np.int64) << (5 - i) for i, name in enumerate(names)], axis=0)
     seen = np.bincount(codes, minlength=64) / codes.size
     joint = np.array([_density(small, dict(zip(names, state, strict=True))) for state in _states(6)])
     posterior = joint / joint.sum()
@@ -69,6 +69,7 @@ def main() -> int:
     bench.bar("infer.8a", distance, "<", 0.01, about="total variation of the joint of six nodes")
 
     large = twelve(p=rng.uniform(0.2, 0.8, 1), t=rng.uniform(0.1, 0.9, (16, 4)), e=rng.integers(0, 2, 4))
+    large.x.retain = "samples"
     fit = large.infer(250_000, warmup=100, chains=4, seed=2)
     x = fit["x"].reshape(-1, 12).astype(float)
     states = np.array(list(_states(12)))

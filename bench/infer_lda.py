@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fits: dict[str, list[float]] = {"ours": [], "tomotopy": []}
     for number in range(options.rounds):
         rates["small"].append(_ours(small, 2000, number)[0])
-        rates["jags"].append(_jags(small, 30, number))
+        rates["jags"].append(_jags(small, 150, number))
         for side in ("large", "tomotopy") if number % 2 == 0 else ("tomotopy", "large"):
             rate, phi = _ours(large, 500, number) if side == "large" else _tomotopy(large, 500, number)
             rates[side].append(rate)

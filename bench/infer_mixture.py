@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def ours(seed: int) -> Run:
         compiled = mixture(**data)
         compiled.z.retain = "none"
-        return fitted(compiled, names, draws=4000, warmup=500, seed=seed)
+        return fitted(compiled, names, draws=4000, warmup=500, seed=seed, thin=4)
 
     def with_jags(seed: int) -> Run:
         given = {"x": data["x"], "K": 3, "N": len(data["x"])}

@@ -55,6 +55,8 @@ HUGE = 1.7976931348623157e308
 BELOW_ONE = 0.9999999999999999
 LOG_SHAPE = 0.1
 """From this shape on a gamma draw is far from underflow: an exponential of 53 random bits is below 45."""
+LOG_ROW = 0.03
+"""The same for a row: one draw in a billion then underflows, and counts as the smallest double beside the others."""
 
 
 def kept_positive(x: float) -> float:
@@ -389,7 +391,7 @@ def dirichlet_draw(rng: np.random.Generator, out: Floats, alpha: Floats) -> None
             out[k] = math.nan
         return
     total = 0.0
-    if least < LOG_SHAPE:
+    if least < LOG_ROW:
         top = -math.inf
         for k in range(alpha.shape[0]):
             out[k] = gamma_log_draw(rng, alpha[k])
