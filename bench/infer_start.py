@@ -16,8 +16,10 @@ from bench.protocol import Bench
 
 FIT = """
 import json, time, sys
-import mlsysopt.infer, numpy, numba, llvmlite.binding
+import mlsysopt.infer.running, mlsysopt.infer.rules, mlsysopt.infer.differentiate.nuts, numba.core.registry
 from mlsysopt.infer.emit import jit
+mlsysopt.infer.rules.ordered_rules()
+numba.core.registry.cpu_target.target_context.refresh()  # numba imports most of itself at its first call
 from bench.infer_models import hmm, hmm_data
 data = hmm_data(3, T=int(sys.argv[1]))
 began = time.process_time()

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mlsysopt.infer.analysis.blanket import visits
 from mlsysopt.infer.binding import Bound, evaluate
 from mlsysopt.infer.emit.cache import Loaded, door, interpreted, jitted
 from mlsysopt.infer.emit.entry import Retain, write_execute, write_log_joint, write_sweeps
@@ -26,6 +27,10 @@ TRIALS, CHEAP_TRIALS, CHEAP = 8, 32, 1e5
 """Prior draws among which a chain looks for its start; more where a sweep takes fewer operations than the last."""
 TRIAL_SWEEPS = 20
 """Sweeps of each of them; the better half then goes on for twice as many, down to one."""
+PRIOR_DRAWS = 128
+"""Draws from the prior that a fit asks for, roughly."""
+WORTH_COMPILING = 300_000
+"""Draws of single cells that take as long un-jitted as compiling their function does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,11 @@ class Engine:
         cost = sum(float(evaluate(one.cost, self.bound)) for one in self.plan.updates)
         return CHEAP_TRIALS if cost <= CHEAP else TRIALS
 
+    def quicker(self, times: int) -> Backend:
+        """Return the backend that is done sooner with so many passes over all sites; draws are the same on both."""
+        cells = sum(float(evaluate(visits(site), self.bound)) for site in self.program.sites)
+        return "single" if cells * times > WORTH_COMPILING else "python"
+
     @cached_property
     def program(self) -> Program:
         """The program, fixed variables as inputs."""
@@ -179,6 +189,8 @@ class Chain:
     ) -> None:
         self.engine, self.rng, self.draws, self.thin, self.backend = engine, rng, draws, thin, backend
         self.functions = engine.functions(backend)
+        few = backend == "single" and engine.quicker(PRIOR_DRAWS) == "python"
+        self._forward = engine.functions("python") if few else self.functions
         self.arrays = engine.arrays()
         self.joint = np.full((max(draws, 1), 2), np.nan)
         self.best = np.full(1, -np.inf)
@@ -203,7 +215,7 @@ class Chain:
 
     def draw_prior(self) -> int:
         """Draw every latent from its prior; return 0, or 1 + the number of the site that could not be drawn."""
-        return int(self.engine.call(self.functions, "prior", self.arrays, self.rng))
+        return int(self.engine.call(self._forward, "prior", self.arrays, self.rng))
 
     def run(self, count: int, *, warm: bool) -> Failed | None:
         """Run sweeps from where it stands; return where it failed, if it did."""

@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlsysopt.core.errors import UsageError
-from mlsysopt.infer.analysis.blanket import visits
-from mlsysopt.infer.binding import evaluate
 from mlsysopt.infer.engine import Backend, Chain, Engine, Failed
 from mlsysopt.infer.ir import Variable
 from mlsysopt.infer.runtime.streams import stream
@@ -19,14 +17,10 @@ from mlsysopt.infer.sampling import explain_failure
 if TYPE_CHECKING:
     from mlsysopt.infer.compiled import Compiled
 
-__all__ = ["FORWARD", "execute", "forward_names", "quicker", "shaped"]
+__all__ = ["FORWARD", "execute", "forward_names", "shaped"]
 
 FORWARD = 1 << 20
 """Key of forward streams, out of the way of the chains'."""
-
-
-WORTH_COMPILING = 300_000
-"""Draws of single cells that take as long un-jitted as compiling does; they are the same either way."""
 
 
 def execute(compiled: Compiled, n: int | None, *, seed: int = 0, backend: Backend | None = None) -> dict[str, Any]:
@@ -42,7 +36,7 @@ def execute(compiled: Compiled, n: int | None, *, seed: int = 0, backend: Backen
             )
     if n is not None and n < 1:
         raise UsageError(f"n is {n}; at least 1 draw")
-    chain = Chain(engine, stream(seed, FORWARD), draws=0, backend=backend or quicker(engine, n or 1))
+    chain = Chain(engine, stream(seed, FORWARD), draws=0, backend=backend or engine.quicker(n or 1))
     names = forward_names(engine)
     found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     for _ in range(1 if n is None else n):
@@ -54,12 +48,6 @@ def execute(compiled: Compiled, n: int | None, *, seed: int = 0, backend: Backen
     if n is None:
         return {name: _once(engine.program.variables[name], one[0], compiled) for name, one in found.items()}
     return {name: shaped(engine.program.variables[name], np.stack(one)) for name, one in found.items()}
-
-
-def quicker(engine: Engine, times: int) -> Backend:
-    """Return the backend that is done sooner with so many passes over all sites."""
-    cells = sum(float(evaluate(visits(site), engine.bound)) for site in engine.program.sites)
-    return "single" if cells * times > WORTH_COMPILING else "python"
 
 
 def forward_names(engine: Engine) -> tuple[str, ...]:

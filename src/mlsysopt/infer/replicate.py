@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mlsysopt.core.errors import UsageError
 from mlsysopt.infer.engine import Chain, Failed
-from mlsysopt.infer.forward import FORWARD, quicker, shaped
+from mlsysopt.infer.forward import FORWARD, shaped
 from mlsysopt.infer.runtime.streams import stream
 from mlsysopt.infer.sampling import explain_failure
 
@@ -36,7 +36,7 @@ def predict(fit: Fit, n: int | None, *, seed: int = 0) -> dict[str, NDArray[Any]
     n = min(total, MOST) if n is None else n
     if n < 1:
         raise UsageError(f"n is {n}; at least 1 draw")
-    chain = Chain(engine, stream(seed, FORWARD, 1), draws=0, backend=quicker(engine, n))
+    chain = Chain(engine, stream(seed, FORWARD, 1), draws=0, backend=engine.quicker(n))
     names = tuple(
         dict.fromkeys(
             one.variable

@@ -223,7 +223,6 @@ def _compile(engine: Engine, request: Request) -> None:
     """Compile before the first chain: threads and workers then find the code, and no chain is billed for it."""
     if request.backend == "single":
         chain = Chain(engine, np.random.Generator(np.random.PCG64(0)), draws=1)
-        chain.draw_prior()
         chain.run(0, warm=True)
         chain.log_joint()
 

@@ -12,6 +12,7 @@ from mlsysopt._lazy import lazy
 if TYPE_CHECKING:
     from mlsysopt.testing.ablation import AblationContract
     from mlsysopt.testing.costmodels import CostModelContract
+    from mlsysopt.testing.distributions import DistributionContract
     from mlsysopt.testing.executors import ExecutorContract
     from mlsysopt.testing.planted import Planted
     from mlsysopt.testing.samplers import SamplerContract
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AblationContract",
     "CostModelContract",
+    "DistributionContract",
     "ExecutorContract",
     "Planted",
     "SamplerContract",
@@ -40,6 +42,7 @@ __getattr__, __dir__ = lazy(
         "SamplerContract": "mlsysopt.testing.samplers",
         "TargetContract": "mlsysopt.testing.targets",
         "TrainerContract": "mlsysopt.testing.trainers",
+        "DistributionContract": "mlsysopt.testing.distributions",
         "UpdateContract": "mlsysopt.testing.updates",
     },
 )

@@ -38,9 +38,12 @@ def shifted_poisson(rng: Any, rate: float) -> int:
 
 NORMAL, POISSON = ALL["Normal"], ALL["Poisson"]
 WRONG = {
-    "variance taken for sd": (replace(NORMAL, draw=draws.normal_variance_draw), "test_draws_fall_where_the_density_is"),
-    "off by one": (replace(POISSON, draw=shifted_poisson), "test_draws_fall_where_the_density_is"),
-    "a constant too much": (replace(NORMAL, log_density=unnormalised), "test_mass_is_one"),
+    "variance taken for sd": (
+        replace(NORMAL, draw=draws.normal_variance_draw),
+        "test_mass_is_one_and_draws_fall_where_it_is",
+    ),
+    "off by one": (replace(POISSON, draw=shifted_poisson), "test_mass_is_one_and_draws_fall_where_it_is"),
+    "a constant too much": (replace(NORMAL, log_density=unnormalised), "test_mass_is_one_and_draws_fall_where_it_is"),
     "not SciPy's": (replace(NORMAL, log_density=unnormalised), "test_log_density_is_that_of_scipy"),
     "a derivative forgotten": (replace(NORMAL, gradient=forgets_sd), "test_gradient_is_that_of_differences"),
     "density on the other side": (
