@@ -107,7 +107,7 @@ def _numpyro(data: dict[str, Any], seed: int) -> Run:
 
     watch = stopwatch()
     sampler = MCMC(
-        NUTS(model), num_warmup=150, num_samples=150, num_chains=2, chain_method="sequential", progress_bar=False
+        NUTS(model), num_warmup=200, num_samples=150, num_chains=2, chain_method="sequential", progress_bar=False
     )
     sampler.warmup(jax.random.PRNGKey(seed))
     warm = watch()

@@ -84,7 +84,6 @@ def _model_options(command: Any) -> Any:
 @option("--seed", type=int, default=0, show_default=True)
 @option(
     "--out",
-    about="Folder of the fit; a killed run is resumed from it.",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
 )
@@ -170,17 +169,17 @@ def explain(model: str, as_json: bool, **given: Any) -> int:
 @option("--seed", type=int, default=0, show_default=True)
 @option(
     "--out",
-    about="File (.npz) to write; without it, JSON is printed.",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
 )
-def execute(model: str, n: int, seed: int, out: Path | None, **given: Any) -> int:
+@option("--json", "as_json", is_flag=True)
+def execute(model: str, n: int, seed: int, out: Path | None, as_json: bool, **given: Any) -> int:
     """Draw every variable and observation forward: synthetic data.
 
-    mlsysopt infer execute hmm.py:hmm --set K=4 --set M=8 --shape y=200 --seed 3
+    mlsysopt infer execute hmm.py:hmm --set K=4 --set M=8 --shape y=200 --seed 3 --out data.npz
     """
     compiled = _compiled(model, given)
-    return _arrays(compiled.execute(None if n == 1 else n, seed=seed), out)
+    return _arrays(compiled.execute(None if n == 1 else n, seed=seed), out, as_json)
 
 
 @infer.command()
@@ -189,13 +188,13 @@ def execute(model: str, n: int, seed: int, out: Path | None, **given: Any) -> in
 @option("--seed", type=int, default=0, show_default=True)
 @option(
     "--out",
-    about="File (.npz) to write; without it, JSON is printed.",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
 )
-def predict(folder: Path, n: int, seed: int, out: Path | None) -> int:
+@option("--json", "as_json", is_flag=True)
+def predict(folder: Path, n: int, seed: int, out: Path | None, as_json: bool) -> int:
     """Draw replicated observations from a finished fit."""
-    return _arrays(_read_fit(folder).predict(n, seed=seed), out)
+    return _arrays(_read_fit(folder).predict(n, seed=seed), out, as_json)
 
 
 @infer.command()
@@ -419,26 +418,29 @@ def _finite(value: float) -> float | None:
     return value if value == value else None
 
 
-def _arrays(found: dict[str, Any], out: Path | None) -> int:
+def _arrays(found: dict[str, Any], out: Path | None, as_json: bool) -> int:
+    """Write arrays to a file, print them all as JSON, or show how each begins."""
     import numpy as np
 
+    flat: dict[str, Any] = {}
+    for name, value in found.items():
+        flat[name] = np.concatenate(value) if isinstance(value, list) else np.asarray(value)
+        if isinstance(value, list):
+            flat[f"{name}_starts"] = np.concatenate([[0], np.cumsum([len(one) for one in value])])
     if out is not None:
-        flat: dict[str, Any] = {}
-        for name, value in found.items():
-            if isinstance(value, list):
-                flat[name] = np.concatenate(value)
-                flat[f"{name}_starts"] = np.concatenate([[0], np.cumsum([len(one) for one in value])])
-            else:
-                flat[name] = np.asarray(value)
         np.savez(out, **flat)
         click.echo(f"{out}: {', '.join(f'{name} {value.shape}' for name, value in flat.items())}", err=True)
-        return 0
-    print_json(
-        {
+    if as_json:
+        plain = {
             name: [one.tolist() for one in value] if isinstance(value, list) else np.asarray(value).tolist()
             for name, value in found.items()
         }
-    )
+        print_json(plain)
+    elif out is None:
+        for name, value in flat.items():
+            begins = " ".join(f"{one:.4g}" for one in value.reshape(-1)[:8])
+            click.echo(f"{name} {value.shape}: {begins}{' ...' if value.size > 8 else ''}")
+        click.echo("--out FILE.npz writes all of it, --json prints it", err=True)
     return 0
 
 

@@ -26,7 +26,7 @@ GLOSSARY: dict[str, str] = {
     "--against": "peers to compare with, by distribution name",
     "--json": "print one JSON document on standard output, progress on standard error",
     "--report": "folder for the HTML report",
-    "--out": "file to write",
+    "--out": "file to write; of a fit, its folder",
     "--config": "flat TOML file with any of these flags; a flag beats the file",
     "--yes": "do not ask",
     "--verbose": "show what happens inside",

@@ -159,7 +159,7 @@ def log_normal_draw(rng: np.random.Generator, mean: float, sd: float) -> float:
 
 
 def gamma_unit_draw(rng: np.random.Generator, shape: float) -> float:
-    """A draw of Gamma(shape, 1) of a shape that is not tiny; G(a) = G(a + 1) U^(1 / a): Marsaglia and Tsang, TOMS 2000."""
+    """A draw of Gamma(shape, 1), shape not tiny; G(a) = G(a + 1) U^(1 / a): Marsaglia and Tsang, TOMS 2000."""
     if shape < 1.0:
         return rng.standard_gamma(shape + 1.0) * math.exp(-rng.standard_exponential() / float(shape))
     return kept_positive(rng.standard_gamma(float(shape)))
