@@ -21,6 +21,8 @@ from bench.protocol import Bench  # noqa: E402
 
 __all__ = ["Run", "cpu_s", "duel", "fitted", "flat", "stopwatch"]
 
+PEER_RHAT = 1.05
+"""Above it the peer has not converged: its ESS flatters it, and its means are nothing to be compared with."""
 ROUNDS = 6
 """The fewest of which a signed-rank interval of 95 % exists."""
 
@@ -117,7 +119,7 @@ def duel(
         for side, run in runs.items():
             rates[side].append(said[side][0] / run.sampling_s)
             rates[f"{side} whole"].append(said[side][0] / run.whole_s)
-        z = _worst_z(runs["ours"], runs["peer"]) if converged else 0.0
+        z = _worst_z(runs["ours"], runs["peer"]) if converged and said["peer"][1] < PEER_RHAT else 0.0
         worst_rhat, worst_z = max(worst_rhat, said["ours"][1]), max(worst_z, z)
         bench.round(
             number=number,

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _ours(data: dict[str, Any], seed: int) -> Run:
     compiled = hmm(**data)
     compiled.z.retain = "none"
-    return fitted(compiled, ("move", "emit"), draws=4000, warmup=500, seed=seed)
+    return fitted(compiled, ("move", "emit"), draws=2500, warmup=1000, seed=seed, thin=10)
 
 
 def _numpyro(data: dict[str, Any], seed: int) -> Run:
