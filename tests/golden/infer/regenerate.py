@@ -2,9 +2,11 @@
 
     python tests/golden/infer/regenerate.py
 
-`programs.txt` has the sites of the models of `tests/infer/models.py`, without their line numbers.
+`programs.txt` has the sites of the models of `tests/infer/models.py`, `explained.txt` their plans with every refusal, both
+without line numbers.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -24,6 +26,20 @@ def programs() -> str:
     return "\n".join(said)
 
 
+def explained() -> str:
+    """Return what `explain` says of every model as text."""
+    from mlsysopt.infer.compiled import Model
+    from tests.infer.models import cases
+
+    said: list[str] = []
+    for case in cases():
+        text = Model(case.function)(**case.inputs).explain()
+        text = re.sub(r"\(line \d+\)", "(line)", re.sub(r"\(models\.py:[\d, ]+\)", "(models.py)", text))
+        said += [f"# {case.name}", text, ""]
+    return "\n".join(said)
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parents[2]))
     (HERE / "programs.txt").write_text(programs())
+    (HERE / "explained.txt").write_text(explained())
