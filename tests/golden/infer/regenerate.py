@@ -2,7 +2,7 @@
 
     python tests/golden/infer/regenerate.py
 
-`programs.txt` has the sites of the models of `tests/infer/models.py`, `explained.txt` their plans with every refusal, both
+`programs.txt` has the sites of the models of `tests/infer/models.py`, `explained.txt` their plans and refusals, both
 without line numbers.
 """
 
