@@ -323,4 +323,8 @@ class Compiled:
     @property
     def executes_only(self) -> tuple[str, ...]:
         """Inputs that were passed as a `Shape`."""
-        return tuple(name for name, one in self.given.items() if isinstance(one, Shape))
+        return tuple(
+            name
+            for name, one in self.given.items()
+            if isinstance(one, Shape) or (isinstance(one, list | tuple) and any(isinstance(row, Shape) for row in one))
+        )
