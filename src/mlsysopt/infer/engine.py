@@ -131,6 +131,7 @@ class Engine:
             "signatures": self.signatures,
             "inner": self.inner,
             "tuned": self.tuned,
+            "trials": self.trials,
             "updates": self.updates,
             "program": self.program,
             "bound": self.bound,
