@@ -171,13 +171,13 @@ def duel(
 
 
 def _worst_z(a: Run, b: Run) -> float:
-    from mlsysopt.infer.diagnostics import _stats  # pyright: ignore[reportPrivateUsage]
+    from mlsysopt.infer.diagnostics import statistics
 
     names = [name for name in a.draws if name in b.draws]
     mine, theirs = (np.stack([run.draws[name].astype(float) for name in names], axis=2) for run in (a, b))
     errors: list[NDArray[Any]] = []
     for values in (mine, theirs):
-        ess = _stats().ess(values, chain_axis=0, draw_axis=1, method="mean")
+        ess = statistics().ess(values, chain_axis=0, draw_axis=1, method="mean")
         errors.append(values.var(axis=(0, 1)) / ess)
     z = np.abs(mine.mean(axis=(0, 1)) - theirs.mean(axis=(0, 1))) / np.sqrt(errors[0] + errors[1])
     return float(np.nanmax(z))

@@ -310,9 +310,9 @@ def _worst(ours: Mapping[str, Any], reference: Mapping[str, Any]) -> tuple[float
 
 
 def _error(draws: Any) -> float:
-    from mlsysopt.infer.diagnostics import _stats  # pyright: ignore[reportPrivateUsage]
+    from mlsysopt.infer.diagnostics import statistics
 
-    ess = float(_stats().ess(draws[:, :, None], chain_axis=0, draw_axis=1, method="mean")[0])
+    ess = float(statistics().ess(draws[:, :, None], chain_axis=0, draw_axis=1, method="mean")[0])
     return float(draws.std() / np.sqrt(ess))
 
 

@@ -59,13 +59,6 @@ if TYPE_CHECKING:
     from mlsysopt.infer.sampling import ChainFailed
     from mlsysopt.infer.verify import Verification
 
-_WORDS = (
-    "Bernoulli", "BernoulliLogit", "Beta", "Binomial", "Categorical", "Cauchy", "Dirichlet", "Exponential", "Flat",
-    "Gamma", "Geometric", "HalfCauchy", "HalfFlat", "HalfNormal", "InverseGamma", "Laplace", "LogNormal", "Multinomial",
-    "MultivariateNormal", "NegativeBinomial", "Normal", "Poisson", "Shape", "StudentT", "TruncatedNormal", "Uniform",
-    "array", "dot", "expm1", "factor", "observe", "reduce", "sigmoid",
-)  # fmt: skip
-
 __all__ = [
     "Bernoulli",
     "BernoulliLogit",
@@ -113,9 +106,11 @@ __all__ = [
     "sigmoid",
 ]
 
+# What is not said otherwise is a word of the language.
 __getattr__, __dir__ = lazy(
     __name__,
-    {
+    dict.fromkeys(__all__, "mlsysopt.infer.language")
+    | {
         "ChainFailed": "mlsysopt.infer.sampling",
         "Compiled": "mlsysopt.infer.compiled",
         "Diagnosis": "mlsysopt.infer.diagnostics",
@@ -127,6 +122,5 @@ __getattr__, __dir__ = lazy(
         "Verification": "mlsysopt.infer.verify",
         "model": "mlsysopt.infer.compiled",
         "resume": "mlsysopt.infer.running",
-    }
-    | dict.fromkeys(_WORDS, "mlsysopt.infer.language"),
+    },
 )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mlsysopt.core.errors import MissingExtra
 
-__all__ = ["Diagnosis", "Row", "cell_name", "diagnose"]
+__all__ = ["Diagnosis", "Row", "cell_name", "diagnose", "statistics"]
 
 Array = NDArray[Any]
 
@@ -175,7 +175,7 @@ def _rows(names: list[str], flat: Array) -> list[Row]:
     rhat, bulk, tail = (np.full(count, np.nan) for _ in range(3))
     moving = np.flatnonzero((flat != flat[:1, :1]).any(axis=(0, 1)) & np.isfinite(flat).all(axis=(0, 1)))
     if len(moving) and draws >= 4:
-        stats = _stats()
+        stats = statistics()
         part = flat[:, :, moving]
         if chains > 1:
             rhat[moving] = stats.rhat(part, chain_axis=0, draw_axis=1)
@@ -188,7 +188,12 @@ def _rows(names: list[str], flat: Array) -> list[Row]:
     return [Row(name, *(float(one[i]) for one in columns)) for i, name in enumerate(names)]
 
 
-def _stats() -> Any:
+def statistics() -> Any:
+    """Return arviz-stats' functions over arrays: R-hat and effective sample sizes.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
     try:
         from arviz_stats.base import array_stats  # pyright: ignore[reportMissingTypeStubs, reportPrivateImportUsage]
     except ImportError as error:

@@ -9,6 +9,7 @@ from mlsysopt.infer.ir import Expr
 
 if TYPE_CHECKING:
     from mlsysopt.infer.compiled import Compiled
+    from mlsysopt.infer.planning import Plan
 
 __all__ = ["explain"]
 
@@ -38,7 +39,7 @@ def explain(compiled: Compiled) -> str:
                 if rule != "forward":
                     by_reason.setdefault(str(why), []).append(rule)
             lines += [f"  not {', '.join(rules)}: {name}{why}" for why, rules in by_reason.items()]
-    smooth = _whole_model(compiled)
+    smooth = _whole_model(compiled, chosen)
     if smooth:
         lines.append(smooth)
     return "\n".join(lines)
@@ -49,15 +50,13 @@ def _formula(cost: Expr) -> str:
     return text if len(text) <= 60 else ""
 
 
-def _whole_model(compiled: Compiled) -> str:
-    from mlsysopt.infer.analysis.blanket import Analysis
+def _whole_model(compiled: Compiled, chosen: Plan) -> str:
     from mlsysopt.infer.rules import Refusal
-    from mlsysopt.infer.rules.gradient import Gradient, wanted
+    from mlsysopt.infer.rules.gradient import preferred
 
-    chosen = compiled.plan()
-    if not wanted(chosen, compiled.bound):
+    found = preferred(chosen, compiled.bound)
+    if found is None:
         return ""
-    found = Gradient().propose_model(Analysis(chosen.program))
     if isinstance(found, Refusal):
         return f"whole model: swept as above; not gradient: {found}"
     return "whole model: NUTS, three or more numbers would be left to slice sampling; method='gibbs' sweeps as above"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,6 @@ class Fit:
     settings: Mapping[str, Any]
     folder: Path | None = None
     stopped: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Array:
         """Return the kept draws of a variable, shape (chains, draws, *shape); ragged ones are flat."""

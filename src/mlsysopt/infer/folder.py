@@ -133,6 +133,12 @@ class Folder:
         with np.load(self.path / "data.npz") as data:
             return _restored(compiled, {name: data[name] for name in data.files}, self.content)
 
+    @property
+    def finished(self) -> bool:
+        """Whether every chain has come to its end, so that there is nothing left to run."""
+        result = self.content.get("result")
+        return result is not None and not result["stopped"] and not result["lost"]
+
     def start(self) -> Any:
         """Return where chains begin that have no state yet."""
         return self.content["start"]

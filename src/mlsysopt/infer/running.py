@@ -71,7 +71,7 @@ def infer(
         "backend": backend,
         "method": method,
     }
-    smooth = _is_smooth(compiled, engine, method)
+    smooth = _is_smooth(engine, method)
     rules = {name: one.update.rule for one in chosen.choices for name in one.update.variables}
     if smooth:
         rules = {name: "gradient" if rule != "forward" else rule for name, rule in rules.items()}
@@ -80,7 +80,7 @@ def infer(
         partial(_nuts, engine, request) if smooth else partial(_gibbs, engine, request, folder, progress)
     )
     run = partial(_ended_before, folder, engine, run)
-    if not smooth:
+    if not smooth and not (folder is not None and folder.finished):
         _compile(engine, request)
     with _interruptible() as stopped:
         if backend == "executor" and executor is not None:
@@ -227,22 +227,18 @@ def _compile(engine: Engine, request: Request) -> None:
         chain.log_joint()
 
 
-def _is_smooth(compiled: Compiled, engine: Engine, method: str) -> bool:
+def _is_smooth(engine: Engine, method: str) -> bool:
     """Whether NUTS is asked for, or the better choice."""
-    if method == "gibbs":
-        return False
     from mlsysopt.infer.analysis.blanket import Analysis
     from mlsysopt.infer.rules import Refusal
-    from mlsysopt.infer.rules.gradient import Gradient, wanted
+    from mlsysopt.infer.rules.gradient import Gradient, WholeModel, preferred
 
-    if method == "auto" and not wanted(engine.plan, engine.bound):
-        return False
-    found = Gradient().propose_model(Analysis(engine.program))
-    if isinstance(found, Refusal):
-        if method == "nuts":
+    if method == "nuts":
+        found = Gradient().propose_model(Analysis(engine.program))
+        if isinstance(found, Refusal):
             raise UsageError(f"{engine.program.name} cannot be sampled by NUTS: {found}; use method='gibbs'")
-        return False
-    return True
+        return True
+    return method == "auto" and isinstance(preferred(engine.plan, engine.bound), WholeModel)
 
 
 @contextmanager

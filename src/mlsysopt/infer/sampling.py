@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlsysopt.core.errors import MlsysoptError
+from mlsysopt.infer.analysis.mentions import reads
 from mlsysopt.infer.diagnostics import cell_name
 from mlsysopt.infer.engine import TRIAL_SWEEPS, Array, Backend, Chain, Engine, Failed
 from mlsysopt.infer.runtime.streams import stream
@@ -114,6 +115,7 @@ def begin(engine: Engine, request: Request, number: int) -> Chain:
         for _, place, values in tried:
             for name, array in values.items():
                 chain.arrays[name][...] = array
+            # Number 0 takes finite variables first; later rungs go on with the alternating order.
             chain.sweeps = 0 if sweeps == TRIAL_SWEEPS else 2
             failed = chain.run(sweeps, warm=True)
             if failed is not None:
@@ -230,18 +232,12 @@ def explain_failure(chain: Chain, number: int, failed: Failed) -> ChainFailed:
         rows = engine.bound.starts_of(variable) if variable.ragged else None
         named = cell_name(variable.name, shape[: len(shape) - variable.event], max(failed.cell, 0), rows)
     file = engine.program.file.rpartition("/")[2]
-    around = sorted({one for part in site.args for one in _read(part)})
+    around = sorted({one for part in site.args for one in reads(part)})
     values = ", ".join(f"{name} = {_short(chain.arrays[f'v_{name}'])}" for name in around)
     return ChainFailed(
         f"{file}:{site.line}: {named}: no value has a density (chain {number}, sweep "
         f"{failed.sweep}{'; ' + values if values else ''}); a prior that allows what is observed, or start=, may help"
     )
-
-
-def _read(expression: Any) -> set[str]:
-    from mlsysopt.infer.analysis.mentions import reads
-
-    return reads(expression)
 
 
 def _short(array: NDArray[Any]) -> str:

@@ -17,12 +17,13 @@ import numpy as np
 
 from mlsysopt.core.errors import UsageError
 from mlsysopt.core.quantities import format_bytes
-from mlsysopt.infer.analysis.blanket import Analysis, fixed
+from mlsysopt.infer.analysis.blanket import fixed
 from mlsysopt.infer.diagnostics import diagnose
 from mlsysopt.infer.engine import Array, Backend, Engine
 from mlsysopt.infer.ir import Program
 from mlsysopt.infer.planning import plan
-from mlsysopt.infer.rules import Refusal, Rule
+from mlsysopt.infer.rules import Rule
+from mlsysopt.infer.rules.gradient import WholeModel, preferred
 from mlsysopt.infer.runtime.streams import stream
 from mlsysopt.infer.sampling import ChainFailed
 from mlsysopt.infer.simulation import Quantities, Replicas, Simulated, own_data
@@ -204,7 +205,7 @@ def verify(
     keep = {one.name: "samples" for one in program.latents if one.name not in values}
     made = engine(chosen, own_data(bound, program, values), keep, values)  # pyright: ignore[reportArgumentType]
     _refuse_large(made)
-    smooth = rules is None and _smooth(made)
+    smooth = rules is None and isinstance(preferred(chosen, made.bound), WholeModel)
     copies = Replicas(made, most=max(PILOT_DRAWS, L), smooth=smooth, backend=backend)
     quantities = Quantities(made)
 
@@ -318,15 +319,6 @@ def _joint(
         t = (chains.mean(axis=0) - exact.mean(axis=0)) / np.maximum(error, 1e-300)
         found.append(np.sign(t) * np.minimum(stats.norm.isf(stats.t.sf(np.abs(t), len(chains) - 1)), 1e3))
     return found[0], found[1]
-
-
-def _smooth(engine: Engine) -> bool:
-    """Whether a user would get NUTS."""
-    from mlsysopt.infer.rules.gradient import Gradient, wanted
-
-    return wanted(engine.plan, engine.bound) and not isinstance(
-        Gradient().propose_model(Analysis(engine.program)), Refusal
-    )
 
 
 def _refuse(program: Program, given: frozenset[str]) -> None:

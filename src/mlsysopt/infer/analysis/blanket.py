@@ -111,10 +111,6 @@ class Analysis:
             return tuple(one for one in found if one.place != "value")
         return found
 
-    def factors(self, variable: str) -> tuple[Mention, ...]:
-        """Return the `factor` statements that read a variable."""
-        return tuple(one for one in self.blanket(variable).mentions if one.site.distribution is None)
-
     def size(self, variable: str) -> Expr:
         """Return how many numbers a variable has, as an expression of the inputs."""
         found: Expr = Const(1)

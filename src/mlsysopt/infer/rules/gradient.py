@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlsysopt.infer.binding import Bound
     from mlsysopt.infer.planning import Plan
 
-__all__ = ["Gradient", "WholeModel", "wanted"]
+__all__ = ["Gradient", "WholeModel", "preferred", "wanted"]
 
 MANY = 3
 """Numbers left to slice sampling from which on the gradient pays."""
@@ -60,6 +60,11 @@ class Gradient:
                 return refused
         names = tuple(one.name for one in analysis.program.latents if one.name in latents)
         return WholeModel(names, f"NUTS, {len(names)} variables", lambda module: write_smooth(module, analysis))
+
+
+def preferred(plan: Plan, bound: Bound) -> WholeModel | Refusal | None:
+    """Return what the gradient says of a model for which it would be the better choice; None where it would not."""
+    return Gradient().propose_model(Analysis(plan.program)) if wanted(plan, bound) else None
 
 
 def wanted(plan: Plan, bound: Bound) -> bool:
