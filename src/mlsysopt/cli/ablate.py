@@ -148,9 +148,10 @@ def load_study(what: str, store: str | None, name: str | None) -> Study:
     Raises:
         StudyError: no such file or variable, or the file raises.
     """
-    import importlib.util
+    from importlib.machinery import all_suffixes
 
     from mlsysopt.core.errors import MlsysoptError
+    from mlsysopt.core.plugins import module_at
     from mlsysopt.design.ablate.builder import Study
 
     file, _, variable = what.partition(":")
@@ -160,14 +161,10 @@ def load_study(what: str, store: str | None, name: str | None) -> Study:
         raise StudyError(f"no study file {file!r}; {near_misses(file, here, noun='file')}")
     # Neighbours of the file can be imported by it, here and in the workers.
     sys.path.insert(0, str(path.resolve().parent))
-    module_name = f"mlsysopt_study_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path.resolve())
-    if spec is None or spec.loader is None:
+    if not path.name.endswith(tuple(all_suffixes())):
         raise StudyError(f"{file!r} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
+        module = module_at(path.resolve(), f"mlsysopt_study_{path.stem}")
     except MlsysoptError:
         raise
     except Exception as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ import click
 
 from mlsysopt.cli.options import config_file, option, print_json
 from mlsysopt.core.errors import UsageError, near_misses
+from mlsysopt.core.plugins import module_at
 
 if TYPE_CHECKING:
     from mlsysopt.infer import Compiled, Fit
@@ -277,12 +277,8 @@ def _load(text: str) -> Callable[..., Any]:
         path = Path(place)
         if not path.is_file():
             raise UsageError(f"there is no file {place}")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(path.stem, module)
         try:
-            spec.loader.exec_module(module)
+            module = module_at(path, f"mlsysopt_model_{path.stem}")
         except Exception as error:
             raise UsageError(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
     else:

@@ -7,14 +7,18 @@ go on.
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import traceback
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, cast
 
 from mlsysopt.core.errors import MlsysoptError, PluginError, UsageError, near_misses
 
-__all__ = ["Group", "blame", "load", "names", "origin"]
+__all__ = ["Group", "blame", "load", "module_at", "names", "origin"]
 
 Group = Literal["mlsysopt.targets", "mlsysopt.servers", "mlsysopt.samplers", "mlsysopt.ops", "mlsysopt.trainers"]
 
@@ -48,6 +52,32 @@ def load(group: Group, name: str, *, noun: str) -> Callable[..., Any]:
     if not callable(part):
         raise PluginError(f"{noun} {name!r} from {origin(group, name)}: {entry.value} is not callable")
     return cast("Callable[..., Any]", part)
+
+
+def module_at(path: Path, name: str) -> ModuleType:
+    """Import a Python file as the module `name`; one that raises leaves nothing behind under that name.
+
+    Args:
+        path: Of the file.
+        name: Under which `sys.modules` has it; a module of that name is replaced.
+
+    Raises:
+        ImportError: it is no Python file.
+    """
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    before = sys.modules.get(name)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
+        raise
+    return module
 
 
 def origin(group: Group, name: str) -> str:

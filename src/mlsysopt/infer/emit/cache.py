@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import os
 import platform
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mlsysopt.core.places import cache_dir
+from mlsysopt.core.plugins import module_at
 from mlsysopt.infer.emit.module import IMPORT, INNER, JIT
 
 __all__ = ["Loaded", "door", "interpreted", "jitted", "key_of"]
@@ -45,16 +45,7 @@ def jitted(text: str) -> Loaded:
     # A module is known by its name before it has run: a second thread must not take it half loaded.
     with _LOADING:
         if name not in sys.modules:
-            path = _written(text, name)
-            spec = importlib.util.spec_from_file_location(name, path)
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[name] = module
-            try:
-                spec.loader.exec_module(module)
-            except BaseException:
-                del sys.modules[name]
-                raise
+            module_at(_written(text, name), name)
     return vars(sys.modules[name])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 import traceback
 from pathlib import Path
@@ -58,17 +57,11 @@ def _imported(path: Path, what: str) -> ModuleType:
     name = f"mlsysopt_server_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        module = plugins.module_at(path, name)
     except MlsysoptError:
-        del sys.modules[name]
         raise
     except Exception as error:
-        del sys.modules[name]
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
         line = frames[-1].lineno if frames else getattr(error, "lineno", "?")
         raise ServerFileError(f"{what}:{line}: it does not import: {type(error).__name__}: {error}") from error
