@@ -6,14 +6,14 @@ nutpie gets PyMC's marginalised mixture with ordered means; JAGS draws the label
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from bench.infer_duel import Run, duel, fitted, flat, stopwatch
+from bench import infer_pymc
+from bench.infer_duel import Run, duel, fitted
 from bench.infer_jags import jags, present
 from bench.infer_models import mixture, mixture_data
+from bench.infer_pymc import PyMC
 from bench.protocol import Bench
 
 JAGS = """model {
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if not present():
         return bench.missing("jags")
-    if importlib.util.find_spec("pymc") is None:
+    if not infer_pymc.present():
         return bench.missing("pymc")
     names = ("mu", "precision", "weight")
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = {"x": data["x"], "K": 3, "N": len(data["x"])}
         return jags(JAGS, given, list(names), draws=1500, warmup=500, seed=seed)
 
-    peer = _Marginalised(data)
+    peer = PyMC(lambda pm: _marginalised(pm, data), names)
     first = duel(
         bench, ours, with_jags, bar="infer.4a", least=15.0, rounds=options.rounds, converged=False, about="JAGS"
     )
@@ -67,52 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return bench.finish()
 
 
-class _Marginalised:
-    """nutpie on PyMC's mixture; compiled once, which is counted in the first round."""
+def _marginalised(pm: Any, data: dict[str, Any]) -> None:
+    from pymc.distributions.transforms import ordered
 
-    def __init__(self, data: dict[str, Any]) -> None:
-        self.data, self._compile_s = data, 0.0
-        self._compiled: Any = None
-
-    def __call__(self, seed: int) -> Run:
-        import nutpie
-        import pymc as pm
-        from pymc.distributions.transforms import ordered
-
-        if self._compiled is None:
-            watch = stopwatch()
-            with pm.Model() as model:
-                weight = pm.Dirichlet("weight", [2.0, 2.0, 2.0])
-                mu = pm.Normal("mu", 0.0, 5.0, shape=3, transform=ordered, initval=[-2.0, 0.0, 2.0])
-                precision = pm.Gamma("precision", 2.0, 2.0, shape=3)
-                pm.NormalMixture("x", weight, mu, tau=precision, observed=self.data["x"])
-            self._compiled = nutpie.compile_pymc_model(model)
-            self._compile_s = watch()
-        watch = stopwatch()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            trace: Any = nutpie.sample(
-                self._compiled,
-                draws=1000,
-                tune=500,
-                chains=4,
-                cores=1,
-                seed=seed,
-                progress_bar=False,
-                store_unconstrained=False,
-            )
-        whole = watch()
-        steps = sampling_share(trace)
-        draws = flat({name: trace.posterior[name].values for name in ("mu", "precision", "weight")})
-        compile_s, self._compile_s = self._compile_s, 0.0
-        return Run(draws, whole * steps, whole + compile_s)
-
-
-def sampling_share(trace: Any) -> float:
-    """Return the share of the gradient evaluations that came after warming up."""
-    kept = float(trace.sample_stats["n_steps"].sum())
-    warm = float(trace.warmup_sample_stats["n_steps"].sum()) if "warmup_sample_stats" in trace else 0.0
-    return kept / (kept + warm) if kept + warm else 1.0
+    weight = pm.Dirichlet("weight", [2.0, 2.0, 2.0])
+    mu = pm.Normal("mu", 0.0, 5.0, shape=3, transform=ordered, initval=[-2.0, 0.0, 2.0])
+    precision = pm.Gamma("precision", 2.0, 2.0, shape=3)
+    pm.NormalMixture("x", weight, mu, tau=precision, observed=data["x"])
 
 
 if __name__ == "__main__":

@@ -201,7 +201,7 @@ def test_a_full_disk_in_between_is_survived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(saving, "EVERY_S", 0.0)
-    out, replaced, calls = tmp_path / "fit", saving._replace, [0]
+    out, replaced, calls = tmp_path / "fit", saving.replace_file, [0]
 
     def sometimes(path: Path, content: bytes) -> None:
         calls[0] += 1
@@ -209,25 +209,25 @@ def test_a_full_disk_in_between_is_survived(
             full()
         replaced(path, content)
 
-    monkeypatch.setattr(saving, "_replace", sometimes)
+    monkeypatch.setattr(saving, "replace_file", sometimes)
     with caplog.at_level(logging.WARNING):
         found = fitted("chain", out)
     assert [one.getMessage() for one in caplog.records] == [
         f"{out}: not saved now (No space left on device); the fit goes on in memory"
     ]
-    monkeypatch.setattr(saving, "_replace", replaced)
+    monkeypatch.setattr(saving, "replace_file", replaced)
     same(resume(out), found)
 
 
 def test_a_disk_that_stays_full_is_an_error_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, replaced = tmp_path / "fit", saving._replace
+    out, replaced = tmp_path / "fit", saving.replace_file
 
     def never(path: Path, content: bytes) -> None:
         if path.name.startswith("state-"):
             full()
         replaced(path, content)
 
-    monkeypatch.setattr(saving, "_replace", never)
+    monkeypatch.setattr(saving, "replace_file", never)
     made = compiled("chain")
     with pytest.raises(
         InfrastructureError, match=r"the fit cannot be saved \(No space left on device\); free some space and resume it"
@@ -239,7 +239,7 @@ def test_a_disk_that_stays_full_is_an_error_at_the_end(tmp_path: Path, monkeypat
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "_replace", full)
+    monkeypatch.setattr(saving, "replace_file", full)
     with pytest.raises(InfrastructureError, match=r"cannot be written .*; choose another folder"):
         fitted("chain", tmp_path / "fit")
 

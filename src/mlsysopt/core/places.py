@@ -7,6 +7,7 @@ import os
 import platform
 import stat
 import tempfile
+import threading
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from mlsysopt._version import __version__
 from mlsysopt.core.errors import ArtefactError
 
-__all__ = ["artefact_header", "cache_dir", "data_dir", "read_header", "state_dir"]
+__all__ = ["artefact_header", "cache_dir", "data_dir", "read_header", "replace_file", "state_dir"]
 
 log = logging.getLogger("mlsysopt.places")
 
@@ -54,6 +55,24 @@ def artefact_header(format: str, version: int, *, machine: str | None = None) ->
     """
     where = machine if machine is not None else f"{platform.system()} {platform.machine()}"
     return {_HEADER: {"format": format, "version": version, "package": __version__, "machine": where}}
+
+
+def replace_file(path: Path, content: bytes) -> Path:
+    """Write a file in one step and for good: whoever reads it sees the old one or the new one, never a part.
+
+    What a killed process was about to put into place lies beside it under a name that begins with a dot.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path
 
 
 def read_header(content: object, format: str, newest: int) -> int:

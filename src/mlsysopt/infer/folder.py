@@ -23,7 +23,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from mlsysopt.core.errors import InfrastructureError, UsageError
-from mlsysopt.core.places import artefact_header, read_header
+from mlsysopt.core.places import artefact_header, read_header, replace_file
 from mlsysopt.infer.engine import Chain, Engine
 from mlsysopt.infer.sampling import Request, Sampled
 
@@ -88,8 +88,8 @@ class Folder:
             raise UsageError(f"{path} exists and is no fit; choose a new folder")
         try:
             (path / "draws").mkdir(parents=True, exist_ok=True)
-            _replace(path / "data.npz", _packed(_inputs(compiled)))
-            _replace(path / "fit.json", json.dumps(wanted, indent=1).encode())
+            replace_file(path / "data.npz", _packed(_inputs(compiled)))
+            replace_file(path / "fit.json", json.dumps(wanted, indent=1).encode())
         except OSError as error:
             raise InfrastructureError(
                 f"{path} cannot be written ({error.strerror or error}); choose another folder"
@@ -173,7 +173,7 @@ class Folder:
             for name, array in chain.arrays.items():
                 if name.startswith("k_"):
                     self._append(name[2:], number, array, chain.kept)
-            _replace(self.path / f"state-{number}.npz", _packed(state))
+            replace_file(self.path / f"state-{number}.npz", _packed(state))
             self._unsaved.pop(number, None)
         except OSError as error:
             self._unsaved[number], self._error = chain, error
@@ -187,7 +187,7 @@ class Folder:
         if not path.exists():
             head = io.BytesIO()
             npy.write_array_header_1_0(head, npy.header_data_from_array_1_0(array))
-            _replace(path, head.getvalue())
+            replace_file(path, head.getvalue())
         with path.open("r+b") as file:
             npy.read_magic(file)
             npy.read_array_header_1_0(file)
@@ -246,7 +246,7 @@ class Folder:
         state |= {f"map_{name}": array for name, array in one.best.items()}
         for name, (mean, square) in one.moments.items():
             state |= {f"mean_{name}": mean, f"square_{name}": square}
-        _replace(self.path / f"state-{one.chain}.npz", _packed(state))
+        replace_file(self.path / f"state-{one.chain}.npz", _packed(state))
 
     def read_sampled(self, engine: Engine, number: int) -> Sampled | None:
         """Return a chain that `write_sampled` wrote, None where there is none."""
@@ -296,7 +296,7 @@ class Folder:
             for one in chains:
                 if not one.error:
                     self.write_sampled(one)
-            _replace(self.path / "fit.json", json.dumps(self.content, indent=1).encode())
+            replace_file(self.path / "fit.json", json.dumps(self.content, indent=1).encode())
             if self._unsaved:
                 raise self._error or OSError("unknown")
             for left in self.path.rglob(".*"):
@@ -388,18 +388,4 @@ def _packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 def _save(path: Path, array: NDArray[Any]) -> None:
     file = io.BytesIO()
     np.save(file, array)
-    _replace(path, file.getvalue())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file in one step: whoever reads it sees the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_file(path, file.getvalue())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlsysopt._version import __version__
 from mlsysopt.core.errors import UsageError
+from mlsysopt.core.places import replace_file
 from mlsysopt.core.references import Reference
 from mlsysopt.core.report import html
 from mlsysopt.core.report.svg import Drawing, from_figure, from_text
@@ -208,10 +208,11 @@ class Report:
         if self._drawings:
             (folder / "figures").mkdir(exist_ok=True)
         for name, drawing in self._drawings.items():
-            _replace(folder / "figures" / f"{name}.svg", drawing.standalone())
+            replace_file(folder / "figures" / f"{name}.svg", drawing.standalone().encode())
         if self._charts:
             shutil.copyfile(html.plotly_js(), folder / "plotly.min.js")
-        return _replace(folder / "index.html", self.html())
+        # A reader that reloads while we write must see the old page or the new one, never half of one.
+        return replace_file(folder / "index.html", self.html().encode())
 
     def _add(self, part: str) -> Report:
         self._body.append(part)
@@ -223,11 +224,3 @@ def _this_machine() -> tuple[str, Mapping[str, str]]:
 
     found = machine()
     return found.text(), {"mlsysopt": __version__, **found.packages}
-
-
-def _replace(path: Path, text: str) -> Path:
-    # A reader that reloads while we write must see the old page or the new one, never half of one.
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-    return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import platform
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mlsysopt.core.places import cache_dir
+from mlsysopt.core.places import cache_dir, replace_file
 from mlsysopt.core.plugins import module_at
 from mlsysopt.infer.emit.module import IMPORT, INNER, JIT
 
@@ -82,11 +81,7 @@ def _written(text: str, name: str) -> Path:
         if path.exists() and path.read_text() == text:
             return path
         folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.replace(temporary, path)
-        return path
+        return replace_file(path, text.encode())
     except OSError as error:
         if str(folder) not in _SAID:
             _SAID.add(str(folder))
