@@ -20,7 +20,14 @@ from mlsysopt.core.errors import MlsysoptError, PluginError, UsageError, near_mi
 
 __all__ = ["Group", "blame", "load", "module_at", "names", "origin"]
 
-Group = Literal["mlsysopt.targets", "mlsysopt.servers", "mlsysopt.samplers", "mlsysopt.ops", "mlsysopt.trainers"]
+Group = Literal[
+    "mlsysopt.targets",
+    "mlsysopt.servers",
+    "mlsysopt.samplers",
+    "mlsysopt.ops",
+    "mlsysopt.trainers",
+    "mlsysopt.variants",
+]
 
 
 def names(group: Group) -> list[str]:

@@ -1,0 +1,1 @@
+"""One executable for every size: views, fusion, memory and the flow."""

@@ -1,0 +1,1 @@
+"""The stages from a model to its executable, in order."""
