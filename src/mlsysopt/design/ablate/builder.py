@@ -408,19 +408,22 @@ class Study:
         with Store.open(self.store) as store:
             records = Records(store, self.name)
             records.claim(print_of, {**dict(recipe or {}), "metric": self.metric, "better": self.better})
-            with self._pool(executor, workers) as (pool, fn, at_once):
-                yield Trainer(
-                    pool,
-                    fn,
-                    records,
-                    print_of.digest(),
-                    spending,
-                    at_once,
-                    timeout_s,
-                    memory_bytes,
-                    tell or _silent,
-                    owns_executor=executor is None or isinstance(executor, str),
-                )
+            try:
+                with self._pool(executor, workers) as (pool, fn, at_once):
+                    yield Trainer(
+                        pool,
+                        fn,
+                        records,
+                        print_of.digest(),
+                        spending,
+                        at_once,
+                        timeout_s,
+                        memory_bytes,
+                        tell or _silent,
+                        owns_executor=executor is None or isinstance(executor, str),
+                    )
+            finally:
+                records.release()
 
     @contextmanager
     def _pool(

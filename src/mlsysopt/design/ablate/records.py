@@ -42,6 +42,7 @@ class Records:
         self.lost = 0
         self._done: dict[str, dict[str, Any]] = {}
         self._began: dict[str, dict[str, Any]] = {}
+        self._claims: list[dict[str, Any]] = []
         self.identity: dict[str, Any] | None = None
         self.recipe: dict[str, Any] = {}
         self.result: dict[str, Any] | None = None
@@ -58,6 +59,10 @@ class Records:
         elif what == "trial":
             self._began.pop(row["key"], None)
             self._done[row["key"]] = dict(row)
+        elif what == "claim":
+            self._claims.append(row["owner"])
+        elif what == "release":
+            self._claims = [owner for owner in self._claims if owner != row["owner"]]
         elif what == "lost":
             self._began.pop(row["key"], None)
             self.lost += 1
@@ -76,18 +81,32 @@ class Records:
         if self.identity is not None:
             check_same(Fingerprint.from_json(self.identity), fingerprint, self.store.url)
         me = this_process()
-        for key, row in list(self._began.items()):
-            owner = Owner.from_json(row["owner"])
-            if owner != me and not me.is_dead(owner):
+        self._add({"what": "claim", "owner": me.to_json()})
+        # Two may claim at once: both then read what the store says, and the claim that stands first in it holds.
+        self._claims.clear()
+        for sample in self.store.samples(ROOM, self.study):
+            if sample.row["what"] in ("claim", "release"):
+                self._take(sample.row)
+        at_work = [*self._claims, *(row["owner"] for row in self._began.values())]
+        for owner in map(Owner.from_json, at_work):
+            if owner == me:
+                break
+            if not me.is_dead(owner):
+                self.release()
                 raise StoreUnavailable(
                     f"store {self.store.url}: process {owner.pid} on {owner.host} trains for study {self.study!r} now\n"
                     "let it finish or stop it, or use another store"
                 )
+        for key, row in list(self._began.items()):
             self._add({"what": "lost", "key": key, "row": row["row"], "seed": row["seed"]})
         if self.lost:
             log.info("%d half trainings of an earlier run are lost and will be run again", self.lost)
         if self.identity is None or dict(recipe) != {k: self.recipe.get(k) for k in recipe}:
             self._add({"what": "study", "identity": fingerprint.to_json(), "recipe": dict(recipe)})
+
+    def release(self) -> None:
+        """Let others go on with this study; a claim of a dead process needs no release."""
+        self._add({"what": "release", "owner": this_process().to_json()})
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Return a finished training, None when there is none."""
