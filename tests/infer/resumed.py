@@ -1,4 +1,4 @@
-"""A fit in a process of its own, which a test kills or interrupts; `python resumed.py model folder pace`.
+"""A fit in a process of its own, which a test kills or interrupts; `python resumed.py model folder pace [mode]`.
 
 Models have a file of their own because a fit folder has to find them again from their text.
 """
@@ -18,7 +18,7 @@ from mlsysopt.infer.compiled import Compiled, model
 from mlsysopt.infer.fit import Fit
 from mlsysopt.infer.language import Beta, Binomial, Categorical, Dirichlet, HalfNormal, Normal, array, observe
 
-__all__ = ["MODELS", "compiled", "fitted"]
+__all__ = ["MODELS", "MODES", "compiled", "fitted"]
 
 
 @model
@@ -45,7 +45,22 @@ def groups(k, n, y):
         observe(y[i], Normal(0.0, scale))
 
 
+@model
+def curve(x, y):
+    level = Normal(0.0, 2.0)
+    slope = Normal(0.0, 2.0)
+    scale = HalfNormal(1.0)
+    for i in range(len(y)):
+        observe(y[i], Normal(level + slope * x[i], scale))
+
+
 MODELS = ("chain", "groups")
+MODES: dict[str, dict[str, Any]] = {
+    "plain": {"backend": "python", "method": "gibbs", "draws": 60},
+    "compiled": {"backend": "single", "method": "gibbs", "draws": 400},
+    "nuts": {"backend": "single", "method": "nuts", "draws": 400},
+}
+"""How a model is run: each sweep in Python, compiled, and as a whole smooth model."""
 
 
 def compiled(name: str) -> Compiled:
@@ -56,12 +71,16 @@ def compiled(name: str) -> Compiled:
         made.z.retain = "summary"
         made.level.retain = "both"
         return made
+    if name == "curve":
+        x = np.linspace(-1.0, 1.0, 20)
+        return curve(x, 0.5 + x + np.random.default_rng(2).normal(0, 0.3, 20))
     return groups([np.array([1, 2]), np.array([3])], 4, [0.5, np.nan, -1.0, 0.3], missing="latent")
 
 
-def fitted(name: str, out: Path | None, **options: Any) -> Fit:
+def fitted(name: str, out: Path | None, mode: str = "plain", **options: Any) -> Fit:
     """Run the fit of a model."""
-    return compiled(name).infer(60, warmup=30, chains=2, seed=5, backend="python", method="gibbs", out=out, **options)
+    given = dict(MODES[mode])
+    return compiled(name).infer(given.pop("draws"), warmup=30, chains=2, seed=5, out=out, **given, **options)
 
 
 if __name__ == "__main__":
@@ -71,5 +90,5 @@ if __name__ == "__main__":
     pause = float(sys.argv[3])
     sys.stdout.write("begun\n")
     sys.stdout.flush()
-    found = fitted(sys.argv[1], Path(sys.argv[2]), progress=lambda *_: time.sleep(pause))
+    found = fitted(sys.argv[1], Path(sys.argv[2]), *sys.argv[4:], progress=lambda *_: time.sleep(pause))
     sys.stdout.write(found.verdict())

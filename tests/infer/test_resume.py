@@ -41,10 +41,10 @@ def same(a: Fit, b: Fit) -> None:
             np.testing.assert_array_equal(moments, other.moments[name])
 
 
-def child(name: str, out: Path, pause: float = 0.0) -> subprocess.Popen[str]:
+def child(name: str, out: Path, pause: float = 0.0, mode: str = "plain") -> subprocess.Popen[str]:
     """Start the fit of a model in a process of its own, and wait until it has begun."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.infer.resumed", name, str(out), str(pause)],
+        [sys.executable, "-m", "tests.infer.resumed", name, str(out), str(pause), mode],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -53,23 +53,24 @@ def child(name: str, out: Path, pause: float = 0.0) -> subprocess.Popen[str]:
     return process
 
 
-def until_saved(out: Path, process: subprocess.Popen[str], number: int = 0) -> None:
-    """Wait for the first state of a chain."""
+def until_saved(out: Path, process: subprocess.Popen[str], number: int | None = 0) -> None:
+    """Wait for the first state of a chain; None waits for the fit alone."""
     ends = time.monotonic() + 60
-    while not (out / f"state-{number}.npz").exists() and process.poll() is None:
+    name = "fit.json" if number is None else f"state-{number}.npz"
+    while not (out / name).exists() and process.poll() is None:
         assert time.monotonic() < ends
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_killed_at_any_moment_it_resumes_to_the_same_draws(name: str, tmp_path: Path) -> None:
-    whole = fitted(name, None)
+def killed_and_resumed(name: str, out: Path, mode: str, seconds: float) -> None:
+    """Kill a fit five times, each at another moment, and compare what it resumes to with a fit left alone."""
+    whole = fitted(name, None, mode)
     rng = random.Random(name)
-    out = tmp_path / "fit"
     for _ in range(5):
-        process = child(name, out, pause=0.002)
-        until_saved(out, process, rng.randrange(2))
-        time.sleep(rng.uniform(0.0, 0.2))
+        process = child(name, out, 0.002, mode)
+        # A chain of nuts is saved as a whole, when it has ended.
+        until_saved(out, process, None if mode == "nuts" else rng.randrange(2))
+        time.sleep(rng.uniform(0.0, seconds))
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert process.stdout is not None
@@ -82,6 +83,18 @@ def test_killed_at_any_moment_it_resumes_to_the_same_draws(name: str, tmp_path: 
     draws = np.load(out / "draws" / f"{whole.names[0]}.0.npy")
     np.testing.assert_array_equal(draws, whole.chains[0].draws[whole.names[0]])
     assert not list(out.rglob(".*"))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_killed_at_any_moment_it_resumes_to_the_same_draws(name: str, tmp_path: Path) -> None:
+    killed_and_resumed(name, tmp_path / "fit", "plain", seconds=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(("name", "mode"), [("chain", "compiled"), ("curve", "nuts")])
+def test_killed_compiled_or_in_nuts_it_resumes_to_the_same_draws(name: str, mode: str, tmp_path: Path) -> None:
+    killed_and_resumed(name, tmp_path / "fit", mode, seconds=1.0)
 
 
 def test_a_killed_fit_says_nothing_and_holds_what_it_had(tmp_path: Path) -> None:
