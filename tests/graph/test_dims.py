@@ -241,6 +241,8 @@ def test_declarations_ride_on_symbols_only():
     with pytest.raises(UsageError, match="is no symbol"):
         declared_range(x * S)
     assert [declared_range(size) for size in dims("P", "Q", min=(2, 3), max=(None, 5))] == [(2, None), (3, 5)]
+    p, q = dims("P", "Q", max=64, likely={"P": [32, 8], "Q": {16: 0.5}})
+    assert (p.likely, q.likely) == (((8, 1.0), (32, 1.0)), ((16, 0.5),))
 
 
 @pytest.mark.parametrize(
@@ -251,6 +253,8 @@ def test_declarations_ride_on_symbols_only():
         (lambda: dim("P", divisor=0), "a divisor is >= 1"),
         (lambda: dim("P", high=9, divisor=2, likely={3: 0.5}), r"likely size 3 .* allowed 1..9 step 2"),
         (lambda: dim("P", high=9, likely={3: 0}), "weights > 0"),
+        (lambda: dims("P", "Q", max=9, likely={"P": [10]}), "likely size 10 .* allowed 1..9"),
+        (lambda: dims("PP", "Q", likely={"P": [1]}), "likely sizes of 'P'; did you mean PP"),
     ],
 )
 def test_declarations_that_contradict_themselves(make, message):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NoReturn, SupportsIndex
 
-from mlsysopt.core.errors import UsageError
+from mlsysopt.core.errors import UsageError, near_misses
 from mlsysopt.graph.atoms import Atom, Max, Min, Mod, Monomial, Opaque, check_symbol, order, product
 
 __all__ = ["Dim", "Symbol", "ceildiv", "declared_range", "dim", "dims", "maximum", "minimum", "multiplied"]
@@ -356,20 +356,37 @@ def dim(
 
 
 def dims(
-    *names: str, min: int | Sequence[int] = 1, max: int | Sequence[int | None] | None = None
+    *names: str,
+    min: int | Sequence[int] = 1,
+    max: int | Sequence[int | None] | None = None,
+    likely: Mapping[str, Sequence[int] | Mapping[int, float]] | None = None,
 ) -> tuple[Symbol, ...]:
     """Declare symbols, with one range for all or one for each.
 
-    Raises:
-        UsageError: as many ranges as names are needed; a name is taken; a range is empty.
+    Args:
+        names: Their names.
+        min: Smallest size.
+        max: Largest size, None for no limit.
+        likely: Name -> sizes worth being fast at, all alike or with weights.
 
-    >>> B, S = dims("B", "S", max=(64, 512))
-    >>> declared_range(B), str(B * S)
-    ((1, 64), 'B*S')
+    Raises:
+        UsageError: as many ranges as names are needed; a name is taken; a range is empty; a likely size is outside.
+
+    >>> B, S = dims("B", "S", max=(64, 512), likely={"S": [32, 128]})
+    >>> declared_range(B), str(B * S), S.likely
+    ((1, 64), 'B*S', ((32, 1.0), (128, 1.0)))
     """
     lows = _each(names, min, "min")
     highs = _each(names, max, "max")
-    return tuple(Symbol(name, low or 0, high) for name, low, high in zip(names, lows, highs, strict=True))
+    wished = likely or {}
+    unknown = sorted(set(wished) - set(names))
+    if unknown:
+        near = near_misses(unknown[0], names, noun="symbol")
+        raise UsageError(f"dims({', '.join(names)}): likely sizes of {unknown[0]!r}; {near}")
+    return tuple(
+        Symbol(name, low or 0, high, likely=_weighted(wished.get(name, ())))
+        for name, low, high in zip(names, lows, highs, strict=True)
+    )
 
 
 def declared_range(size: Dim) -> tuple[int, int | None]:
@@ -541,6 +558,11 @@ def _each(names: Iterable[str], bound: int | Sequence[int | None] | None, word: 
     if len(bound) != len(listed):
         _refuse(listed, bound, word)
     return tuple(bound)
+
+
+def _weighted(sizes: Sequence[int] | Mapping[int, float]) -> tuple[tuple[int, float], ...]:
+    weights = sizes if isinstance(sizes, Mapping) else dict.fromkeys(sizes, 1.0)
+    return tuple(sorted(weights.items()))
 
 
 def _refuse(names: tuple[str, ...], bound: Sequence[int | None], word: str) -> NoReturn:
