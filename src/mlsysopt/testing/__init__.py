@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlsysopt.testing.targets import TargetContract
     from mlsysopt.testing.trainers import TrainerContract
     from mlsysopt.testing.updates import UpdateContract
+    from mlsysopt.testing.variants import VariantContract
 
 __all__ = [
     "AblationContract",
@@ -30,6 +31,7 @@ __all__ = [
     "TargetContract",
     "TrainerContract",
     "UpdateContract",
+    "VariantContract",
 ]
 
 __getattr__, __dir__ = lazy(
@@ -44,5 +46,6 @@ __getattr__, __dir__ = lazy(
         "TrainerContract": "mlsysopt.testing.trainers",
         "DistributionContract": "mlsysopt.testing.distributions",
         "UpdateContract": "mlsysopt.testing.updates",
+        "VariantContract": "mlsysopt.testing.variants",
     },
 )

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Machine", "machine"]
+__all__ = ["Machine", "cache_bytes", "machine"]
 
 # Only what changes which kernels a numerical library picks.
 _ISA = (
@@ -21,6 +21,7 @@ _ISA = (
     *("amx_tile", "amx_int8", "amx_bf16"),
     *("asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2"),
 )
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _SHOWN = {"sse4_2", "avx", "avx2", "avx512f", "amx_tile", "asimd", "sve", "sve2"}
 _PACKAGES = ("mlsysopt", "numpy", "scipy", "optuna", "botorch", "gpytorch", "torch", "scikit-learn", "rocksdict")
 
@@ -88,6 +89,29 @@ def machine() -> Machine:
         python=platform.python_version(),
         packages={name: found for name in _PACKAGES if (found := _version(name)) is not None},
     )
+
+
+def cache_bytes() -> tuple[int, ...]:
+    """Return the sizes of the data caches of one core, the nearest first; empty where the system does not tell.
+
+    The last level is what the system reports: on some servers what all their guests share.
+    """
+    sizes = [_size(place) for place in _CACHES.glob("index*") if _text(place / "type") != "Instruction"]
+    return tuple(sorted(size for size in sizes if size))
+
+
+def _size(place: Path) -> int:
+    text = _text(place / "size")
+    unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 1)
+    digits = text.rstrip("KMG")
+    return int(digits) * unit if digits.isdigit() else 0
+
+
+def _text(place: Path) -> str:
+    try:
+        return place.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _cpu_name(fields: dict[str, str]) -> str:

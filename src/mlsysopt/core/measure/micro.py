@@ -8,14 +8,13 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mlsysopt.core.errors import UsageError
+from mlsysopt.core.measure.hardware import cache_bytes
 
-__all__ = ["Timing", "timed"]
+__all__ = ["Timing", "last_level_bytes", "left_out", "timed"]
 
-_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 # Where the system does not say: larger than most caches that one core can call its own.
 _FALLBACK_CACHE_BYTES = 64 << 20
 # Servers report hundreds of megabytes that all their guests share: more than this is not copied.
@@ -69,8 +68,8 @@ def timed(fn: Callable[..., object], *, cold: Sequence[Any] = (), min_time_s: fl
         loops = min(max(aim, loops + 1), loops * 10)
     seconds = sorted(_repeat(fn, rotation, loops) / loops for _ in range(repeats))
     middle = (seconds[(repeats - 1) // 2] + seconds[repeats // 2]) / 2
-    left_out = _left_out(repeats)
-    return Timing(middle, seconds[left_out], seconds[-1 - left_out], loops, len(sets))
+    dropped = left_out(repeats)
+    return Timing(middle, seconds[dropped], seconds[-1 - dropped], loops, len(sets))
 
 
 def _repeat(fn: Callable[..., object], rotation: itertools.cycle[tuple[Any, ...]], loops: int) -> float:
@@ -81,7 +80,7 @@ def _repeat(fn: Callable[..., object], rotation: itertools.cycle[tuple[Any, ...]
     return time.thread_time() - start
 
 
-def _left_out(n: int, level: float = 0.95) -> int:
+def left_out(n: int, level: float = 0.95) -> int:
     """Return how many values the sign-test interval of the median leaves out at each end."""
     tail, k = 0.0, 0
     while True:
@@ -96,22 +95,12 @@ def _working_sets(cold: Sequence[Any]) -> list[tuple[Any, ...]]:
         return [()]
     one = sum(int(array.nbytes) for array in cold)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    wanted = min(2 * _last_level_bytes(), _MOST_BYTES, memory // 8)
+    wanted = min(2 * last_level_bytes(), _MOST_BYTES, memory // 8)
     copies = max(2, math.ceil(wanted / max(one, 1)))
     # Tiny arrays would need millions of Python objects; a million rotated calls are cold enough.
     return [tuple(array.copy() for array in cold) for _ in range(min(copies, 1_000_000))]
 
 
-def _last_level_bytes() -> int:
-    sizes = [_size(path) for path in _CACHES.glob("index*/size")]
-    return max(sizes, default=0) or _FALLBACK_CACHE_BYTES
-
-
-def _size(path: Path) -> int:
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return 0
-    unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 1)
-    digits = text.rstrip("KMG")
-    return int(digits) * unit if digits.isdigit() else 0
+def last_level_bytes() -> int:
+    """Return the size of the last-level cache, a guess where the system does not tell."""
+    return max(cache_bytes(), default=_FALLBACK_CACHE_BYTES)
