@@ -68,7 +68,7 @@ def test_timed_is_calibrated() -> None:
 
 
 def test_timed_rotates_working_sets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlsysopt.core.measure.micro._last_level_bytes", lambda: 1 << 20)
+    monkeypatch.setattr("mlsysopt.core.measure.micro.last_level_bytes", lambda: 1 << 20)
     seen: set[int] = set()
     array = np.zeros(1 << 15)
     found = timed(lambda x: seen.add(x.ctypes.data), cold=[array], min_time_s=0.0005)
