@@ -10,6 +10,10 @@ loops outside, one innermost loop inside, which is the one that becomes vectors.
 Nodes are a DAG in an order in which they can be computed. A node that reads a reduction of pass p can be stored from
 pass p + 1 on. `keeps` of a pass go to row buffers: later passes read them there instead of computing them again.
 Sizes and strides are numbers or `Param`s, so that programs that differ in sizes only are one kernel.
+
+A program may store where it loads - in place - if both accesses are equal and no later pass loads there again; within
+a pass each vector is computed before any of it is stored. A reduction over nothing gives its identity: 0 for a sum,
+-inf for a maximum.
 """
 
 from __future__ import annotations
@@ -112,7 +116,7 @@ REDUCTIONS = ("sum", "max", "min", "prod", "any", "all")
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Writes a node; what does not vary along the row (schedule "row") is written once."""
+    """Writes a node; what does not vary along the row (schedule "row") is written once, also for an empty row."""
 
     node: int
     access: Access
@@ -147,7 +151,8 @@ class Program:
         schedule: "row" or "column".
         params: How many params it takes.
         faults: Number of the i64 buffer whose first element is set to 1 + the number of the `Indirect`
-            whose index was outside, None when nothing is indirect.
+            whose index was outside, None when nobody wants to know. They are numbered through the accesses of nodes,
+            then through those of stores, pass by pass. Nothing is written while all indices are allowed.
     """
 
     arguments: tuple[Argument, ...]

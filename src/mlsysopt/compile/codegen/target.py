@@ -53,6 +53,8 @@ class Isa:
 
 ISAS = ("avx512", "avx2", "baseline")
 _AVX2 = "+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2"
+# Constants by distance; `load` puts all sections of an object side by side.
+_CODE_MODEL = "small"
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd")
 
 
@@ -73,7 +75,8 @@ def host_isa(cap: str | None = None) -> Isa:
     allowed = ISAS[ISAS.index(wanted) :]
     if "avx512" in allowed and all(able.get(name) for name in _AVX512):
         more = [name for name in ("avx512bf16", "avx512vnni") if able.get(name)]
-        features = ",".join([_AVX2, *(f"+{name}" for name in (*_AVX512, *more))])
+        # Without evex512, LLVM 20 takes vectors of 512 bits apart on processors that it does not know by name.
+        features = ",".join([_AVX2, *(f"+{name}" for name in (*_AVX512, "evex512", *more))])
         return Isa("avx512", 16, 32, features, bf16="avx512bf16" in more)
     if "avx2" in allowed and able.get("avx2") and able.get("fma"):
         return Isa("avx2", 8, 16, _AVX2)
@@ -144,16 +147,18 @@ def load(object_code: bytes, names: list[str]) -> Library:
     llvm = _llvm()
     if object_code[:4] != b"\x7fELF":
         raise CodegenError("the object code is damaged: it does not begin as an object file does")
-    empty = llvm.parse_assembly(f'target triple = "{llvm.get_process_triple()}"')
     machine = llvm.Target.from_default_triple().create_target_machine(opt=3, jit=True)
-    engine = llvm.create_mcjit_compiler(empty, machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(object_code))
-    engine.finalize_object()
-    addresses = {name: engine.get_function_address(name) for name in names}
-    lost = [name for name, address in addresses.items() if not address]
-    if lost:
-        raise CodegenError(f"the object code is damaged: it has no function {lost[0]!r}")
-    return Library(object_code, addresses, engine)
+    # The newer linker puts all sections of an object side by side; the older one's memory manager that does so too
+    # stops the process when an object ends within a few bytes of a page.
+    engine = llvm.create_lljit_compiler(machine, use_jit_link=True, suppress_errors=True)
+    builder = llvm.JITLibraryBuilder().add_object_img(object_code)
+    for name in names:
+        builder.export_symbol(name)
+    try:
+        code = builder.link(engine, "code")
+    except RuntimeError as error:
+        raise CodegenError(f"the object code is damaged: {str(error).strip().splitlines()[0]}") from None
+    return Library(object_code, {name: code[name] for name in names}, (engine, code))
 
 
 def assembly(module: ir.Module, isa: Isa) -> str:
@@ -188,7 +193,7 @@ def _optimised(text: str, isa: Isa, llvm: Any) -> tuple[Any, Any]:
         features=_masked(isa),
         opt=3,
         reloc="pic",
-        codemodel="jitdefault",
+        codemodel=_CODE_MODEL,
         jit=True,
     )
     options = llvm.create_pipeline_tuning_options(speed_level=2)
@@ -214,7 +219,8 @@ def _masked(isa: Isa) -> str:
 
 def _cache_file(text: str, isa: Isa) -> Path:
     llvm = _llvm()
-    parts = (text, isa.features, isa.name, llvm.get_host_cpu_name(), str(llvm.llvm_version_info), __version__)
+    made = (isa.features, isa.name, llvm.get_host_cpu_name(), str(llvm.llvm_version_info), _CODE_MODEL, __version__)
+    parts = (text, *made)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return cache_dir() / "objects" / key[:2] / f"{key}.o"
 
