@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mlsysopt._lazy import lazy
 
 if TYPE_CHECKING:
+    from mlsysopt import compile
     from mlsysopt._version import __version__
     from mlsysopt.core.errors import MlsysoptError
     from mlsysopt.core.measure import Ratio, compare, timed
@@ -44,6 +45,7 @@ __all__ = [
     "Target",
     "__version__",
     "compare",
+    "compile",
     "timed",
 ]
 
@@ -70,6 +72,7 @@ __getattr__, __dir__ = lazy(
         "Target": "mlsysopt.core.target",
         "__version__": "mlsysopt._version",
         "compare": "mlsysopt.core.measure",
+        "compile": "mlsysopt.compile",
         "timed": "mlsysopt.core.measure",
     },
 )
