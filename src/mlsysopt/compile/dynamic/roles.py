@@ -104,8 +104,8 @@ def _role(op: Op, graph: Graph, supports: Supports) -> Role:
     if op.kind in _MOVES:
         return Role.COMPUTE
     if lookup(op.kind).elementwise and (lookup(op.kind).decompose is None or op.kind in KEPT):
-        # A comparison is known by what it compares, a cast by where it comes from and where it goes.
-        types = (op.operands[-1].type.dtype, op.result.type.dtype)
+        # An op is known by what it reads, a cast also by where it goes; of `where` the branches stand last.
+        types = (op.operands[-1].type.dtype, *([op.result.type.dtype] if op.kind == "cast" else []))
         return Role.COMPUTE if all(supports(node_op(op), one.name) for one in types) else Role.FOREIGN
     return Role.FOREIGN
 
