@@ -11,9 +11,10 @@ from mlsysopt.compile.errors import NumericsError
 from mlsysopt.core.errors import MlsysoptError
 from mlsysopt.graph.costs import cost
 from mlsysopt.graph.domains.inputs import choose_sizes, random_inputs
+from mlsysopt.graph.domains.numeric import Held, Numeric
 from mlsysopt.graph.facts import Facts
 from mlsysopt.graph.interpreter import interpret, relative_error
-from mlsysopt.graph.ir import Graph
+from mlsysopt.graph.ir import Constant, Graph
 from mlsysopt.graph.memory.typical import typical_sizes
 from mlsysopt.graph.symbolic import Dim
 
@@ -102,6 +103,23 @@ def check_sizes(graph: Graph) -> list[dict[str, int]]:
     return found
 
 
+class _Reference(Numeric):
+    """The meaning in float64, at several sizes: weights are read and widened once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._weights: dict[str, Held] = {}
+
+    def at(self, sizes: Mapping[str, int]) -> _Reference:
+        self.sizes = dict(sizes)
+        return self
+
+    def constant(self, constant: Constant) -> Held:
+        if constant.name not in self._weights:
+            self._weights[constant.name] = super().constant(constant)
+        return self._weights[constant.name]
+
+
 def check(executable: Executable, sizes: Sequence[Mapping[str, int]] | None = None) -> Failure | None:
     """Compare an executable with its program on random inputs; return the first output that is wrong.
 
@@ -109,7 +127,7 @@ def check(executable: Executable, sizes: Sequence[Mapping[str, int]] | None = No
         executable: It.
         sizes: Assignments to try; None takes those of `check_sizes`.
     """
-    graph = executable.source
+    graph, reference = executable.source, _Reference()
     for seed, given in enumerate(check_sizes(graph) if sizes is None else sizes):
         inputs = random_inputs(graph, given, seed)
         try:
@@ -117,7 +135,7 @@ def check(executable: Executable, sizes: Sequence[Mapping[str, int]] | None = No
         except MlsysoptError as error:
             return Failure(graph.outputs[0].name, given, math.inf, 0.0, f"{type(error).__name__}: {error}")
         outputs = made if isinstance(made, tuple) else (made,)
-        failure = compare(executable, inputs, outputs, given)
+        failure = compare(executable, inputs, outputs, given, reference)
         if failure is not None:
             return failure
     return None
@@ -140,13 +158,17 @@ def check_call(
 
 
 def compare(
-    executable: Executable, inputs: Mapping[str, Any], outputs: Sequence[Any], sizes: Mapping[str, int]
+    executable: Executable,
+    inputs: Mapping[str, Any],
+    outputs: Sequence[Any],
+    sizes: Mapping[str, int],
+    reference: _Reference | None = None,
 ) -> Failure | None:
     """Return the first output that is further from its meaning than allowed, None when all are near."""
     graph = executable.source
     arrays = {name: _array(given) for name, given in inputs.items()}
     at = {name: size for name, size in sizes.items() if name in graph.symbols}
-    wanted = interpret(graph, inputs=arrays, at=at)
+    wanted = interpret(graph, (reference or _Reference()).at(at), inputs=arrays)
     rounded: dict[str, Any] | None = None
     limit = executable.options.error
     allowed = limit if limit is not None else executable.tolerance
