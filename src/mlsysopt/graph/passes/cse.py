@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from mlsysopt.graph.ir import Attrs, Graph, Op, Value
@@ -22,7 +23,10 @@ def merge_equal(graph: Graph) -> Graph:
     """
     now: dict[Value, Value] = {}
     weights: dict[tuple[str, TensorType], Value] = {}
+    alike = Counter(constant.type for constant in graph.constants)
     for constant in graph.constants:
+        if alike[constant.type] == 1:
+            continue  # equal to no other, whatever it holds: hashing a large table would take longer than all the rest
         first = weights.setdefault((constant.source.key, constant.type), constant.value)
         if first is not constant.value:
             now[constant.value] = first
