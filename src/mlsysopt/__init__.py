@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from mlsysopt._lazy import lazy
 
 if TYPE_CHECKING:
-    from mlsysopt import compile
+    from types import ModuleType
+    from typing import Any
+
     from mlsysopt._version import __version__
     from mlsysopt.core.errors import MlsysoptError
     from mlsysopt.core.measure import Ratio, compare, timed
@@ -23,6 +25,14 @@ if TYPE_CHECKING:
     from mlsysopt.core.store import Store
     from mlsysopt.core.study import Result, Study
     from mlsysopt.core.target import Failure, Limits, Measurement, Metric, Session, Target
+
+    class _Compile(ModuleType):
+        """`mlsysopt.compile` is a module that can be called; see `mlsysopt.compile.pipeline.compile`."""
+
+        def __call__(self, model: Any, inputs: Any = None, **settings: Any) -> Any: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+    compile: _Compile
 
 __all__ = [
     "Bool",

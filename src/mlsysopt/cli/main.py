@@ -20,6 +20,10 @@ ROOMS: dict[str, dict[str, tuple[str, str]]] = {
     "design": {
         "ablate": ("mlsysopt.cli.ablate:ablate", "which parts of a model are needed, said only when it is true"),
     },
+    "compile": {
+        "compile": ("mlsysopt.cli.compile:compile", "a PyTorch or ONNX model as one native executable for every size"),
+        "linear": ("mlsysopt.cli.linear:linear", "every matrix product in its best form, for every number of rows"),
+    },
     "train": {
         "estimate": ("mlsysopt.cli.estimate:estimate", "how long a training will take, and whether it fits in memory"),
     },
@@ -34,6 +38,7 @@ ROOMS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "shared": {
         "graph": ("mlsysopt.cli.graph:graph", "look at a tensor program, check it, price it, convert it and run it"),
+        "machine": ("mlsysopt.cli.machine:machine", "how long each kernel takes on this machine"),
         "data": ("mlsysopt.cli.data:data", "data sets for tests and benchmarks"),
         "doctor": ("mlsysopt.cli.doctor:doctor", "which programs and extras are present, and how to install the rest"),
         "report": ("mlsysopt.cli.report:report", "write the report of a stored study again"),

@@ -50,6 +50,7 @@ class MachineProfile:
     others: dict[Fingerprint, int] = field(default_factory=dict)
     models: dict[Any, Any] = field(default_factory=dict, repr=False)
     _rows: dict[tuple[str, str, str, str], Row] = field(default_factory=dict, repr=False)
+    _fits: dict[str, tuple[int, str]] = field(default_factory=dict, repr=False)
     _series: dict[tuple[Any, ...], dict[int, Row]] = field(default_factory=dict, repr=False)
     _roofline: Roofline | None = None
     _store: Store | None = field(default=None, repr=False)
@@ -102,6 +103,15 @@ class MachineProfile:
         for row in rows:
             self._remember(row)
             self._write({"kind": "row", **row.as_dict()})
+
+    def fit(self, key: str) -> tuple[int, str] | None:
+        """Return what was fitted to how many rows, as text; None when nothing of that name is kept."""
+        return self._fits.get(key)
+
+    def keep_fit(self, key: str, rows: int, text: str) -> None:
+        """Keep what was fitted to so many rows: to read it takes a hundredth of what fitting takes."""
+        self._fits[key] = (rows, text)
+        self._write({"kind": "fit", "name": key, "rows": rows, "text": text})
 
     def calibrate(self) -> Roofline:
         """Measure the bounds of this machine, once; takes some 50 ms."""
@@ -213,6 +223,8 @@ class MachineProfile:
                     counts[sample.key] = counts.get(sample.key, 0) + (kind == "row")
                 elif kind == "roofline":
                     self._roofline = Roofline(**{k: v for k, v in sample.row.items() if k != "kind"})
+                elif kind == "fit":
+                    self._fits[str(sample.row["name"])] = (int(sample.row["rows"]), str(sample.row["text"]))
                 else:
                     self._remember(Row.of(sample.row))
         finally:

@@ -15,13 +15,14 @@ import numpy as np
 from mlsysopt.compile.variants.site import Epilogue
 from mlsysopt.compile.variants.timing import weight_bytes
 from mlsysopt.core.costmodel import DeclaredTerms
+from mlsysopt.core.errors import MlsysoptError
 
 if TYPE_CHECKING:
     from mlsysopt.compile.variants.machine import MachineProfile
     from mlsysopt.compile.variants.site import Site, Variant
     from mlsysopt.compile.variants.timing import Row
 
-__all__ = ["TERMS", "Price", "between", "price"]
+__all__ = ["TERMS", "Price", "between", "columns", "price"]
 
 # Call, weights read, products of whole row blocks, operand and result, what a library does after the product.
 TERMS = ("1", "W", "C", "X", "E")
@@ -112,7 +113,7 @@ def _modelled(site: Site, variant: Variant, profile: MachineProfile, residency: 
         if len(known) < _LEAST_ROWS:
             continue
         model = _model(profile, variant, residency, threads, known)
-        told = model.predict({name: [value] for name, value in _columns(site, variant).items()})
+        told = model.predict({name: [value] for name, value in columns(site, variant).items()})
         mean, low, high = (float(values[0]) for values in (told.mean, told.low, told.high))
         if threads == site.threads:
             return Price(mean, low, high, "model")
@@ -128,21 +129,38 @@ def _model(
     profile: MachineProfile, variant: Variant, residency: str, threads: int, rows: Sequence[Row]
 ) -> DeclaredTerms:
     """Return the model of these rows; fitted anew when there are a tenth more than at the last time."""
-    key = (variant.name, variant.version, residency, threads)
-    count, model = profile.models.get(key, (0, None))
-    if model is None or len(rows) > count * 1.1:
-        columns = [_columns(row.site, variant) for row in rows]
-        named = {name: [one[name] for one in columns] for name in columns[0]}
+    key = f"time of {variant.name} {variant.version} {residency} {threads}"
+    count, model = profile.models.get(key) or _kept(profile, key)
+    if model is None or not count <= len(rows) <= count * 1.1:
+        described = [columns(row.site, variant) for row in rows]
+        named = {name: [one[name] for one in described] for name in described[0]}
         shapes = [(row.site.number("K"), row.site.number("N")) for row in rows]
         groups = shapes if len(set(shapes)) > 2 else None
         model = DeclaredTerms(TERMS).fit(
             named, [row.seconds for row in rows], weights=np.ones(len(rows)), groups=groups
         )
         profile.models[key] = (len(rows), model)
+        profile.keep_fit(key, len(rows), model.to_json())
     return model
 
 
-def _columns(site: Site, variant: Variant) -> dict[str, float]:
+def _kept(profile: MachineProfile, key: str) -> tuple[int, DeclaredTerms | None]:
+    """Return the model in the profile's file, if there is one of these terms."""
+    kept = profile.fit(key)
+    if kept is None:
+        return 0, None
+    try:
+        model = DeclaredTerms.from_json(kept[1])
+    except (MlsysoptError, ValueError, KeyError, TypeError):
+        return 0, None
+    if model.terms != TERMS:
+        return 0, None
+    profile.models[key] = (kept[0], model)
+    return kept[0], model
+
+
+def columns(site: Site, variant: Variant) -> dict[str, float]:
+    """Return what the terms of the model are made of, for one site."""
     m, k, n = site.number("M"), site.number("K"), site.number("N")
     block = variant.block_rows(site)
     after = bool(site.epilogue.activation) + site.epilogue.residual
