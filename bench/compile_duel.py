@@ -58,7 +58,8 @@ def encoder(layers: int) -> Any:
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
-    config = BertConfig(num_hidden_layers=layers, attn_implementation="sdpa")
+    settings: dict[str, Any] = {"num_hidden_layers": layers, "attn_implementation": "sdpa"}
+    config = BertConfig(**settings)
     return _Hidden(BertModel(config, add_pooling_layer=False)).eval()
 
 

@@ -87,8 +87,10 @@ def test_no_name_is_hidden_by_the_module_that_defines_it(path: Path) -> None:
 
 def _names_for_editors(tree: ast.Module) -> list[str]:
     blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
-    return [alias.asname or alias.name for node in imports for alias in node.names]
+    body = [node for block in blocks for node in block.body]
+    imports = [node for node in body if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlsysopt")]
+    declared = [ast.unparse(node.target) for node in body if isinstance(node, ast.AnnAssign)]
+    return [*declared, *(alias.asname or alias.name for node in imports for alias in node.names)]
 
 
 def test_layers() -> None:

@@ -73,7 +73,7 @@ def benched(run: Executable, *, against: str, shapes: str, seed: int, report: Pa
             f"faster proven at {found['proven']} of {len(rows)} sizes, slower at {found['refuted']}"
         )
     versions = {one.name: one.version for one in peers}
-    data = {"rows": rows, "summary": summary, "versions": versions, "recompiles": run.stats.recompiles}
+    data: dict[str, Any] = {"rows": rows, "summary": summary, "versions": versions, "recompiles": run.stats.recompiles}
     if report is not None:
         _report(report, run, header, lines, text, summary, versions)
         text += f"\nreport: {report / 'index.html'}"

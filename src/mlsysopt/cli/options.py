@@ -21,7 +21,7 @@ GLOSSARY: dict[str, str] = {
     "--budget": "trials (20) or time (4min)",
     "--seed": "seed of every random stream",
     "--memory": "memory that the tuned system may use, e.g. 256MiB",
-    "--threads": "threads of the tuned system",
+    "--threads": "threads of the tuned system, or of one call",
     "--executor": "where work runs: inprocess, local or ray",
     "--against": "peers to compare with, by distribution name",
     "--json": "print one JSON document on standard output, progress on standard error",

@@ -116,12 +116,14 @@ def _imported(
         return model
     if isinstance(model, (str, Path)):
         path = Path(model)
-        readers = {".onnx": from_onnx, ".pt2": load_pt2, ".mlg": load}
-        if path.suffix.lower() not in readers:
-            raise UsageError(f"compile: {path}: files end with .onnx, .pt2 or .mlg")
-        if path.suffix.lower() == ".mlg":
+        ending = path.suffix.lower()
+        if ending == ".onnx":
+            return from_onnx(path, opaque="keep")
+        if ending == ".pt2":
+            return load_pt2(path, opaque="keep")
+        if ending == ".mlg":
             return load(path)
-        return readers[path.suffix.lower()](path, opaque="keep")
+        raise UsageError(f"compile: {path}: files end with .onnx, .pt2 or .mlg")
     if inputs is None:
         raise UsageError('compile: a module needs the types of its inputs, such as inputs={"x": f32["N", 3, 224, 224]}')
     return from_torch(model, inputs, symbols=symbols, examples=examples, opaque="keep")
