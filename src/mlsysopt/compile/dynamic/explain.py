@@ -213,6 +213,8 @@ def _symbol(name: str, ends: tuple[int | None, int | None], step: int, likely: M
 def _decided(executable: Executable) -> list[str]:
     lines: list[str] = []
     for name, decision in executable.plan.decisions.items():
+        if len(decision.segments) < 2:
+            continue
         parts = [f"{one.variant} from {one.first} rows ({one.source})" for one in decision.segments]
         lines.append(f"%{name}: {', '.join(parts)}")
     return lines
