@@ -14,7 +14,7 @@ from torch import nn
 import mlsysopt as mo
 from mlsysopt.compile import Options
 from mlsysopt.core.errors import UsageError
-from mlsysopt.graph import dim, f32, from_torch, save, to_onnx
+from mlsysopt.graph import Builder, dim, f32, from_torch, i64, interpret, save, to_onnx
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +107,43 @@ def test_importing_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class Step(nn.Module):
+    """A classifier and its loss: gradients read values in rows and in columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 16), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.second(torch.tanh(self.first(x))), y)
+
+
+def test_a_training_step_is_a_program_too() -> None:
+    torch.manual_seed(0)
+    rows = dim("N", high=64)
+    graph = from_torch(Step(), {"x": f32[rows, 12], "y": i64[rows]}, train=True)
+    run = mo.compile(graph, strict=True)
+    assert run.notes == ()
+    assert not run.plan.outsides
+    rng = np.random.default_rng(0)
+    for size in (1, 7, 64):
+        given = {"x": rng.normal(size=(size, 12)).astype(np.float32), "y": rng.integers(0, 5, size)}
+        wanted = interpret(graph, inputs=given)
+        for found, name in zip(run(**given), wanted, strict=True):
+            np.testing.assert_allclose(found, wanted[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_value_that_two_products_read_in_both_ways_is_copied() -> None:
+    b = Builder("both")
+    x = b.input("x", f32["N", 6])
+    w = b.constant("w", np.random.default_rng(0).normal(size=(6, 9)).astype(np.float32))
+    y = b.op("tanh", x)
+    right = b.op("matmul", y, w)
+    left = b.op("matmul", b.op("transpose", y, perm=(1, 0)), right)
+    graph = b.finish([left, right])
+    run = mo.compile(graph, strict=True)
+    given = {"x": np.random.default_rng(1).normal(size=(11, 6)).astype(np.float32)}
+    for found, wanted in zip(run(**given), interpret(graph, inputs=given).values(), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)

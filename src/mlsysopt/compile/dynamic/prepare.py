@@ -18,6 +18,7 @@ from mlsysopt.compile.errors import CompileError
 from mlsysopt.graph.ir import Attrs, Graph, Op, Value
 from mlsysopt.graph.passes import canonicalize, decompose
 from mlsysopt.graph.passes.walk import rewrite_ops
+from mlsysopt.graph.rewriter import Rewriter
 
 __all__ = ["Prepared", "prepare"]
 
@@ -65,7 +66,7 @@ def prepare(graph: Graph, supports: Supports | None = None) -> Prepared:
         if simpler is now or simpler == now:
             break
         now = simpler
-    now = canonicalize(now)
+    now = _left_as_rows(canonicalize(now))
     for _ in range(_ROUNDS):
         roles = roles_of(now, known)
         anchors = find_anchors(now, roles)
@@ -74,6 +75,19 @@ def prepare(graph: Graph, supports: Supports | None = None) -> Prepared:
             return Prepared(now, roles, anchors, layouts)
         now = _with_copies(now, layouts.problems, roles)
     raise CompileError(f"{graph.name}: some operand finds no place after {_ROUNDS} rounds; please report the program")
+
+
+def _left_as_rows(graph: Graph) -> Graph:
+    """Turn the left operands of products explicitly: kernels read them in rows, and a copy knows how to make those."""
+    edit = Rewriter(graph)
+    turned = [op for op in graph.ops if op.kind == "matmul" and op.attrs["transpose_a"]]
+    for op in turned:
+        left, right = op.operands
+        last = left.type.rank - 1
+        perm = (*range(last - 1), last, last - 1)
+        rows = edit.make(op, "transpose", left, perm=perm)
+        edit.replace(op.result, edit.make(op, "matmul", rows, right, transpose_b=op.attrs["transpose_b"]))
+    return edit.finish().graph if turned else graph
 
 
 def _simpler(op: Op, above: Mapping[Value, Op]) -> Op | None:

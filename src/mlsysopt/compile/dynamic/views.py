@@ -123,6 +123,16 @@ class Layouts:
         self._known.clear()
         return True
 
+    def pin(self, value: Value) -> None:
+        """Keep a value where it lies: a reader that needs it so has been seen, a later one may need it otherwise."""
+        op = self.graph.producer(value)
+        while op is not None and self.roles[op.name] is Role.FREE and op.operands:
+            value = op.operands[0]
+            op = self.graph.producer(value)
+        view = self.view(value)
+        if op is not None and view is not None:
+            self._placed.setdefault(value.name, view)
+
 
 def layout(
     graph: Graph, roles: Mapping[str, Role] | None = None, anchors: Mapping[str, Anchor] | None = None
@@ -179,6 +189,7 @@ def _comes_to(value: Value, found: Layouts, fits: Callable[[View], bool]) -> boo
     """Whether a value lies as its reader needs it; if not yet, it is placed so."""
     view = found.view(value)
     if view is not None and fits(view):
+        found.pin(value)
         return True
     wanted = View.whole(value)
     return fits(wanted) and found.place(value, wanted)
