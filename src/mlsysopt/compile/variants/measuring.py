@@ -124,4 +124,5 @@ def _farthest_first(sites: Sequence[Site], known: Sequence[Site]) -> list[Site]:
 
 
 def _place(site: Site) -> float:
-    return math.log(max(site.number("M"), 1))
+    # Base 2: powers of two then lie exactly as far apart as they should, and ties stay ties.
+    return math.log2(max(site.number("M"), 1))
