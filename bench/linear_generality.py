@@ -66,9 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in failed:
         print(line)
     touched = sum(row[2] != 0 for row in rows)
-    bench.bar("linear.6a", len(modules), ">=", 12, about="modules")
-    bench.bar("linear.6b", len(failed), "==", 0, about="checks failed")
-    bench.bar("linear.6c", touched / len(rows), ">=", 0.9, must=False, about="share of runs in which something changed")
+    bench.bar("compile-linear.6a", len(modules), ">=", 12, about="modules")
+    bench.bar("compile-linear.6b", len(failed), "==", 0, about="checks failed")
+    bench.bar(
+        "compile-linear.6c",
+        touched / len(rows),
+        ">=",
+        0.9,
+        must=False,
+        about="share of runs in which something changed",
+    )
     bench.headline = f"{len(modules)} kinds of modules live on after adapt, {len(failed)} checks failed"
     return bench.finish(write=given.only is None)
 

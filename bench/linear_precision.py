@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _bar_without_dots(bench, narrow["panel.bf16w"], machine)
         whole = _whole_model(bench, lengths, layers, machine)
         if dots:
-            bench.bar("linear.3a", whole, ">=", 1.9, about="bf16 over f32 eager, geomean over lengths")
+            bench.bar("compile-linear.3a", whole, ">=", 1.9, about="bf16 over f32 eager, geomean over lengths")
         int8 = narrow["panel.int8w"]
-        bench.bar("linear.3d", int8, ">=", 2.0, must=False, about="panel.int8w over panel.f32 at M <= 4")
+        bench.bar("compile-linear.3d", int8, ">=", 2.0, must=False, about="panel.int8w over panel.f32 at M <= 4")
         _planted(bench, machine)
         machine.close()
     bench.headline = f"bf16 weights {narrow['panel.bf16w']:.2f}x panel.f32 at M <= 4; {kind}"
@@ -104,7 +104,7 @@ def _exact(weights: Any, bias: Any, m: int, k: int) -> tuple[Any, Any]:
 def _bar_without_dots(bench: Bench, gain: float, machine: MachineProfile) -> None:
     """A variant below its limit must then be left out by the tables, which is what refused means."""
     if gain >= 1.2:
-        bench.bar("linear.3a", gain, ">=", 1.2, about="panel.bf16w over panel.f32 at M <= 4, geomean")
+        bench.bar("compile-linear.3a", gain, ">=", 1.2, about="panel.bf16w over panel.f32 at M <= 4, geomean")
         return
     print(f"panel.bf16w is {gain:.2f}x panel.f32 at M <= 4: it must not be chosen there")
     chosen = 0
@@ -112,7 +112,7 @@ def _bar_without_dots(bench: Bench, gain: float, machine: MachineProfile) -> Non
         site = Site.linear(1, n, k, epilogue=Epilogue(bias=True))
         found = table(site, candidates("bf16"), profile=machine, budget_s=10.0, likely_rows=SMALL, most_rows=16)
         chosen += sum(found.at(m) == "panel.bf16w" for m in SMALL)
-    bench.bar("linear.3a", chosen, "==", 0, about=f"cells where panel.bf16w ({gain:.2f}x) is chosen at M <= 4")
+    bench.bar("compile-linear.3a", chosen, "==", 0, about=f"cells where panel.bf16w ({gain:.2f}x) is chosen at M <= 4")
 
 
 def _whole_model(bench: Bench, lengths: Sequence[int], layers: int, machine: MachineProfile) -> float:
@@ -136,7 +136,7 @@ def _whole_model(bench: Bench, lengths: Sequence[int], layers: int, machine: Mac
         largest = outcome.errors.largest if outcome.errors else 0.0
         bench.round(part="gate", precision=precision, lowered=outcome.lowered, error=largest, refused=outcome.refused)
         sound = outcome.refused or largest <= LIMIT
-        name = "linear.3b" if precision == "int8w" else "linear.3c"
+        name = "compile-linear.3b" if precision == "int8w" else "compile-linear.3c"
         bench.bar(name, float(sound), "==", 1.0, about=f"{precision} is within its limit or refused: {largest:.1e}")
         for length in lengths if precision == "bf16" else ():
             ids = torch.randint(0, 30522, (1, length), generator=drawn)
@@ -175,9 +175,11 @@ def _planted(bench: Bench, machine: MachineProfile) -> None:
         print(f"  {name}: {rung}")
     first = outcome.promoted[0][0] if outcome.promoted else "none"
     bench.round(part="planted", rungs=dict(outcome.rungs), promoted=[list(one) for one in outcome.promoted])
-    bench.bar("linear.3e", float(first == "4"), "==", 1.0, about=f"the planted layer moves up first: {first}")
+    bench.bar("compile-linear.3e", float(first == "4"), "==", 1.0, about=f"the planted layer moves up first: {first}")
     within = outcome.refused or outcome.tried[-1].passed
-    bench.bar("linear.3f", float(within), "==", 1.0, about="the mixed model is within its limit, on batches kept back")
+    bench.bar(
+        "compile-linear.3f", float(within), "==", 1.0, about="the mixed model is within its limit, on batches kept back"
+    )
 
 
 if __name__ == "__main__":

@@ -165,11 +165,11 @@ def _bars_of_sweep(
         bench.round(part="again", k=k, n=n, m=m, against=best, seconds={a: list(b) for a, b in again.seconds.items()})
         behind += behind_by(again.ratio(ADAPTIVE, best), 0.97)
     limit = 1.5 if kind == "wide" else 1.4
-    bench.bar("linear.1a", plain, ">=", limit, about=f"geomean over F.linear, {kind}")
-    bench.bar("linear.1b", packed, ">=", 1.15, about="geomean over oneDNN packed")
-    bench.bar("linear.1c", behind, "==", 0, about="cells proven below 0.97x of the best single variant")
+    bench.bar("compile-linear.1a", plain, ">=", limit, about=f"geomean over F.linear, {kind}")
+    bench.bar("compile-linear.1b", packed, ">=", 1.15, about="geomean over oneDNN packed")
+    bench.bar("compile-linear.1c", behind, "==", 0, about="cells proven below 0.97x of the best single variant")
     if kind == "narrow":
-        bench.bar("linear.1d", plain, ">=", 1.5, must=False, about="geomean over F.linear, narrow")
+        bench.bar("compile-linear.1d", plain, ">=", 1.5, must=False, about="geomean over F.linear, narrow")
 
 
 def behind_by(ratio: Ratio, share: float) -> bool:
@@ -214,8 +214,8 @@ def _harmless(bench: Bench, count: int, machine: MachineProfile) -> float:
             harmed += behind_by(again.ratio(ADAPTIVE, PLAIN), 0.95)
     found = geomean(gains)
     print(f"{count} random products through the module: {touched} adapted; smallest cell {smallest}\n")
-    bench.bar("linear.7a", found, ">=", 1.0, about="geomean through the module path")
-    bench.bar("linear.7b", harmed, "==", 0, about="cells proven below 0.95x F.linear")
+    bench.bar("compile-linear.7a", found, ">=", 1.0, about="geomean through the module path")
+    bench.bar("compile-linear.7b", harmed, "==", 0, about="cells proven below 0.95x F.linear")
     return found
 
 

@@ -176,10 +176,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench.table(["what", "equal", "of"], [["tables with a baseline", with_baseline, 500],
                 ["tables without", without, 500], ["forms", forms, 200]])  # fmt: skip
     print(f"longest table: {longest} segments\n")
-    bench.bar("linear.5a", min(with_baseline, without), "==", 500, about="segments equal brute force")
-    bench.bar("linear.5b", forms, "==", 200, about="forms equal brute force")
-    bench.bar("linear.5c", segments_more, "==", 0, about="segments more after calls with 10,000 distinct M")
-    bench.bar("linear.5d", bytes_more, "<=", 65536, must=False, about="Python bytes more after these calls")
+    bench.bar("compile-linear.5a", min(with_baseline, without), "==", 500, about="segments equal brute force")
+    bench.bar("compile-linear.5b", forms, "==", 200, about="forms equal brute force")
+    bench.bar("compile-linear.5c", segments_more, "==", 0, about="segments more after calls with 10,000 distinct M")
+    bench.bar("compile-linear.5d", bytes_more, "<=", 65536, must=False, about="Python bytes more after these calls")
     bench.headline = "500 tables and 200 knapsacks equal brute force"
     return bench.finish()
 
