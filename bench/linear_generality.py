@@ -1,4 +1,4 @@
-"""Twelve modules of all kinds live on after `adapt`: `python -m bench.linear_generality`. Bar linear.6.
+"""Twelve modules of all kinds live on after `adapt`: `python -m bench.linear_generality`. Bar compile-linear.6.
 
 For each: outputs equal, keys and bits of the state dict the same before and after, `restore` exact, saved and loaded,
 copied, and a training step that ends where the plain model's ends.

@@ -1,4 +1,4 @@
-"""BERT-base with random weights, batch 1: `python -m bench.linear_model`. Bars linear.2 and linear.8.
+"""BERT-base with random weights, batch 1: `python -m bench.linear_model`. Bars compile-linear.2 and compile-linear.8.
 
 `adapt` learns its tables within a budget, in a profile of its own; then every length is timed against the plain model
 and Inductor with freezing, which also fuses what lies between the products. Memory is read in fresh processes.

@@ -1,4 +1,4 @@
-"""Narrow weights: what they gain, and what refuses them: `python -m bench.linear_precision`. Bar linear.3."""
+"""Narrow weights: what they gain, and what refuses them: `python -m bench.linear_precision`. Bar compile-linear.3."""
 
 from __future__ import annotations
 

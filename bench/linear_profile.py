@@ -1,4 +1,4 @@
-"""What learning costs, and what a model alone is worth: `python -m bench.linear_profile`. Bar linear.4."""
+"""What learning costs, and what a model alone is worth: `python -m bench.linear_profile`. Bar compile-linear.4."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Products of BERT-base at ten row counts, and 200 random ones through the module: `python -m bench.linear_sweep`.
 
-Bars linear.1 and linear.7. The tables are learned first, in a profile of their own; then every cell is timed anew.
+Bars compile-linear.1 and compile-linear.7. The tables are learned first, in a profile of their own; then every cell is
+timed anew.
 Where weights lie in memory moves a time by a tenth, for the same code: a cell that looks too slow is timed once more
 with fresh copies, and counts when both timings say so.
 """

@@ -1,4 +1,4 @@
-"""Tables and forms against brute force: `python -m bench.linear_table`. Bar linear.5."""
+"""Tables and forms against brute force: `python -m bench.linear_table`. Bar compile-linear.5."""
 
 from __future__ import annotations
 
