@@ -57,16 +57,7 @@ def encoder(layers: int) -> Any:
     import torch
     from transformers import BertConfig, BertModel
 
-    torch.manual_seed(0)
-    settings: dict[str, Any] = {"num_hidden_layers": layers, "attn_implementation": "sdpa"}
-    config = BertConfig(**settings)
-    return _Hidden(BertModel(config, add_pooling_layer=False)).eval()
-
-
-def _hidden_class() -> Any:
-    from torch import nn
-
-    class Hidden(nn.Module):
+    class Hidden(torch.nn.Module):
         """Returns the last hidden state as a tensor, so that every runtime returns the same thing."""
 
         def __init__(self, model: Any) -> None:
@@ -76,11 +67,10 @@ def _hidden_class() -> Any:
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
             return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
-    return Hidden
-
-
-def _Hidden(model: Any) -> Any:
-    return _hidden_class()(model)
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"num_hidden_layers": layers, "attn_implementation": "sdpa"}
+    config = BertConfig(**settings)
+    return Hidden(BertModel(config, add_pooling_layer=False)).eval()
 
 
 def encoder_inputs(batch: int, length: int, *, seed: int = 0, padded: bool = False) -> list[Any]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.compile_duel import geomean, width
 from mlsysopt.core.measure import Ratio
 from mlsysopt.core.measure.micro import last_level_bytes
 
@@ -91,16 +92,12 @@ def timed_cell(
     return Cell({name: tuple(values) for name, values in seconds.items()})
 
 
-def geomean(values: Sequence[float]) -> float:
-    return math.exp(statistics.fmean(math.log(value) for value in values))
-
-
 def host() -> tuple[str, str]:
     """Return "wide" (AVX-512) or "narrow", and the line that says so."""
     from mlsysopt.compile.codegen.target import host_isa
 
     isa = host_isa()
-    kind = "wide" if isa.lanes >= 16 else "narrow"
+    kind = width()
     return kind, f"host: {kind} ({isa.name}, {isa.lanes} lanes)"
 
 

@@ -89,6 +89,7 @@ def sizes_of(text: str, graph: Graph, seed: int) -> list[dict[str, int]]:
         UsageError: neither, an unknown symbol, or a size outside its range.
     """
     from mlsysopt.cli.graph import sizes
+    from mlsysopt.graph import Dim
 
     word, _, count = text.partition(":")
     if word != "random":
@@ -101,7 +102,7 @@ def sizes_of(text: str, graph: Graph, seed: int) -> list[dict[str, int]]:
     if not count.isdigit() or int(count) < 1:
         raise UsageError(f"--shapes {text!r}: random:N needs N >= 1")
     rng = random.Random(seed)
-    ranges = {name: graph.facts.range(name_dim(name)) for name in graph.symbols}
+    ranges = {name: graph.facts.range(Dim.of(name)) for name in graph.symbols}
     smallest = {name: low or 1 for name, (low, _) in ranges.items()}
     made: list[dict[str, int]] = [smallest] if not graph.facts.check(smallest) else []
     for _ in range(1000 * int(count)):
@@ -114,12 +115,6 @@ def sizes_of(text: str, graph: Graph, seed: int) -> list[dict[str, int]]:
         if drawn not in made and not graph.facts.check(drawn):
             made.append(drawn)
     return made or [smallest]
-
-
-def name_dim(name: str) -> Any:
-    from mlsysopt.graph import Dim
-
-    return Dim.of(name)
 
 
 def _tensors(graph: Graph, arrays: Mapping[str, Any]) -> list[Any]:

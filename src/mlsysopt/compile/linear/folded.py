@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mlsysopt.compile.linear.module import AdaptiveLinear, Taken, parameters_of
-from mlsysopt.compile.linear.packs import Bound, Packs, named
+from mlsysopt.compile.linear.packs import Bound, Packs
+from mlsysopt.compile.variants.registry import variant
 from mlsysopt.compile.variants.site import Packed
 
 __all__ = ["FoldedLinear", "fold", "held_elsewhere", "unfold"]
@@ -100,7 +101,7 @@ class FoldedPacks(Packs):
 
     def packed(self, weight: Tensor) -> Packed:
         """Return a weight in panels."""
-        return named(VARIANT).prepare(weight.detach(), None, self.site)
+        return variant(VARIANT).prepare(weight.detach(), None, self.site)
 
     def drop(self) -> None:
         super().drop()
@@ -111,7 +112,7 @@ class FoldedPacks(Packs):
     def _make(self, weight: Tensor, bias: Tensor | None) -> Bound:
         assert self.folded is not None
         packed = self.folded.packed
-        run = named(VARIANT).bind(self.site, packed, None if bias is None else bias.detach())
+        run = variant(VARIANT).bind(self.site, packed, None if bias is None else bias.detach())
         return Bound(weight, bias, (run,) * len(self.decision.segments), packed.nbytes)
 
 

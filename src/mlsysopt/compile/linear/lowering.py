@@ -57,10 +57,10 @@ class Lowered:
         return sum(share * kind.costs.at(kind.named(table.decision.at(m)), m) for m, share in weighted)
 
     def expected(self, module: str, rung: str) -> float:
-        from mlsysopt.compile.linear.packs import named
+        from mlsysopt.compile.variants.registry import variant
 
         site = self.kind_of[module].site
-        return max(named(name).error(site) for name in self.tables[rung][module].decision.variants)
+        return max(variant(name).error(site) for name in self.tables[rung][module].decision.variants)
 
     def run(self, batch: Any, rungs: Mapping[str, str]) -> npt.NDArray[np.floating[Any]]:
         import torch

@@ -12,22 +12,21 @@ import logging
 import threading
 from bisect import bisect_right
 from collections.abc import Callable
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mlsysopt.compile.linear.paper import FirstSeen
 from mlsysopt.compile.variants.decision import Decision
+from mlsysopt.compile.variants.registry import variant
 from mlsysopt.compile.variants.site import Epilogue, Packed, Site
 from mlsysopt.graph.symbolic import Dim
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlsysopt.compile.variants.site import Variant
 
-__all__ = ["PAPER", "Notices", "Packs", "named"]
+__all__ = ["PAPER", "Notices", "Packs"]
 
 log = logging.getLogger("mlsysopt.compile")
 
@@ -246,7 +245,7 @@ class Packs:
         for name in self.decision.variants:
             if name in calls:
                 continue
-            way = named(name)
+            way = variant(name)
             if way.form not in forms:
                 forms[way.form] = way.prepare(matrix, _detached(bias), site)
             calls[name] = way.bind(site, forms[way.form], _detached(bias))
@@ -271,14 +270,6 @@ class Packs:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._clear()
-
-
-@cache
-def named(name: str) -> Variant:
-    """Return a variant; the registry looks through all that is installed each time it is asked."""
-    from mlsysopt.compile.variants.registry import variant
-
-    return variant(name)
 
 
 def _detached(bias: Tensor | None) -> Tensor | None:
