@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlsysopt.compile.codegen.evaluation import Scope
 from mlsysopt.compile.codegen.extents import ceiling, extent, product, row_buffer_bytes
-from mlsysopt.compile.codegen.folding import Folding
+from mlsysopt.compile.codegen.folding import foldings
 from mlsysopt.compile.codegen.loops import address, i64, least, loop
 from mlsysopt.compile.codegen.program import Program
 from mlsysopt.compile.codegen.vectors import kept_bytes
@@ -52,12 +52,7 @@ class _Columns:
     def __init__(self, owner: Version, begin: Any, end: Any) -> None:
         self.owner, self.b, self.begin, self.end = owner, owner.b, begin, end
         self.lanes, self.width = owner.isa.lanes, TILE * owner.isa.lanes
-        program = owner.program
-        self.folds = {
-            node: Folding(owner.b, owner.isa, program.nodes[node].op, program.nodes[node].dtype)
-            for one in program.passes
-            for node in one.reductions
-        }
+        self.folds = foldings(owner.program, owner.b, owner.isa)
 
     def write(self) -> None:
         owner, b, program = self.owner, self.b, self.owner.program

@@ -11,9 +11,10 @@ from mlsysopt.compile.codegen.lanes import intrinsic, number, spelling
 if TYPE_CHECKING:
     from llvmlite import ir
 
+    from mlsysopt.compile.codegen.program import Program
     from mlsysopt.compile.codegen.target import Isa
 
-__all__ = ["Folding"]
+__all__ = ["Folding", "foldings"]
 
 _FLOATS = ("f32", "f64", "f16", "bf16")
 
@@ -102,3 +103,9 @@ class Folding:
     def blocked(self) -> bool:
         """Whether long rows are cut into blocks, so that roundings do not pile up in one accumulator."""
         return self.op == "sum" and self.dtype in _FLOATS
+
+
+def foldings(program: Program, builder: ir.IRBuilder, isa: Isa) -> dict[int, Folding]:
+    """Return what folds each reduction of a program, by the node's number."""
+    nodes = ((number, program.nodes[number]) for one in program.passes for number in one.reductions)
+    return {number: Folding(builder, isa, node.op, node.dtype) for number, node in nodes}

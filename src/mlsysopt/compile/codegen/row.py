@@ -16,7 +16,7 @@ from mlsysopt.compile.codegen import column, flat, tiled
 from mlsysopt.compile.codegen.arithmetic import supports
 from mlsysopt.compile.codegen.evaluation import Scope
 from mlsysopt.compile.codegen.extents import ceiling, extent, product, row_buffer_bytes, unroll
-from mlsysopt.compile.codegen.folding import Folding
+from mlsysopt.compile.codegen.folding import foldings
 from mlsysopt.compile.codegen.kernel import Kernel, begin_kernel
 from mlsysopt.compile.codegen.loops import address, i64, least, loop
 from mlsysopt.compile.codegen.program import Program
@@ -118,12 +118,7 @@ class _Rows:
     def __init__(self, owner: Version, begin: Any, end: Any) -> None:
         self.owner, self.b, self.begin, self.end = owner, owner.b, begin, end
         self.lanes = owner.isa.lanes
-        program = owner.program
-        self.folds = {
-            node: Folding(owner.b, owner.isa, program.nodes[node].op, program.nodes[node].dtype)
-            for one in program.passes
-            for node in one.reductions
-        }
+        self.folds = foldings(owner.program, owner.b, owner.isa)
 
     def write(self) -> None:
         owner, b, program = self.owner, self.b, self.owner.program
