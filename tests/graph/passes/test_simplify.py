@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from mlsysopt.graph import Builder, Dim, canonical_hash, f32, parse
+from mlsysopt.graph import Builder, Dim, canonical_hash, f32, parse, sources
 from mlsysopt.graph.passes import canonicalize, fold_sizes, merge_equal, remove_dead
 
 ONE = "%c = full() {dtype = f32, shape = [], value = 1.0} : f32[] "
@@ -64,6 +66,28 @@ def test_equal_weights_become_one() -> None:
     one, other = (builder.constant("w", np.ones(2, np.float32), label=label) for label in ("a", "b"))
     graph = builder.finish([builder.op("mul", builder.op("add", x, one), other)])
     assert len(merge_equal(graph).constants) == 1
+
+
+def test_only_constants_that_may_be_equal_are_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[int] = []
+    honest = sources.content_key
+
+    def counted(array: Any) -> str:
+        hashed.append(1)
+        return honest(array)
+
+    monkeypatch.setattr(sources, "content_key", counted)
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((300, 7)).astype(np.float32)
+    # Differs in one element that no glimpse takes.
+    other = table.copy()
+    other[1, 3] += 1
+    builder = Builder("f")
+    held = [table, table.copy(), other, *(rng.standard_normal((300, 7)).astype(np.float32) for _ in range(4))]
+    read = [builder.constant(f"w{i}", array) for i, array in enumerate(held)]
+    merged = merge_equal(builder.finish([builder.op("concat", *read, axis=0)]))
+    assert [constant.name for constant in merged.constants] == ["w0", "w2", "w3", "w4", "w5", "w6"]
+    assert len(hashed) == 3
 
 
 def test_ops_with_symbols_of_their_own_are_not_merged() -> None:

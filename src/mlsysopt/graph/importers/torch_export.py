@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlsysopt.core.collector import uncollected
 from mlsysopt.core.errors import MissingExtra, UsageError
 from mlsysopt.graph.importers.torch_program import Exported, identifier, quiet
 from mlsysopt.graph.ir import Graph
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["from_exported", "from_torch", "load_pt2"]
 
 
+@uncollected()
 def from_torch(
     module: nn.Module,
     inputs: Mapping[str, TensorType],
@@ -95,6 +97,7 @@ def from_torch(
     )
 
 
+@uncollected()
 def from_exported(
     exported: ExportedProgram,
     *,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from mlsysopt.graph.ir import Attrs, Graph, Op, Value
+from mlsysopt.graph.ir import Attrs, Constant, Graph, Op, Value
 from mlsysopt.graph.ops.registry import lookup
 from mlsysopt.graph.rewriter import live
+from mlsysopt.graph.sources import glimpse
 from mlsysopt.graph.types import TensorType
 
 __all__ = ["merge_equal"]
@@ -22,14 +24,8 @@ def merge_equal(graph: Graph) -> Graph:
     their own symbols and are left alone.
     """
     now: dict[Value, Value] = {}
-    weights: dict[tuple[str, TensorType], Value] = {}
-    alike = Counter(constant.type for constant in graph.constants)
-    for constant in graph.constants:
-        if alike[constant.type] == 1:
-            continue  # equal to no other, whatever it holds: hashing a large table would take longer than all the rest
-        first = weights.setdefault((constant.source.key, constant.type), constant.value)
-        if first is not constant.value:
-            now[constant.value] = first
+    for twin, first in _equal(graph.constants):
+        now[twin.value] = first.value
     seen: dict[_Key, Op] = {}
     ops: list[Op] = []
     for op in graph.ops:
@@ -44,6 +40,28 @@ def merge_equal(graph: Graph) -> Graph:
         return live(graph)
     outputs = tuple(now.get(value, value) for value in graph.outputs)
     return live(replace(graph, ops=tuple(ops), outputs=outputs))
+
+
+def _equal(constants: Sequence[Constant]) -> Iterator[tuple[Constant, Constant]]:
+    """Yield every constant that holds what one before it holds, with the first such one.
+
+    Contents are hashed where type and glimpse leave a doubt: hashing all weights would take longer than all the rest.
+    """
+    alike: dict[TensorType, list[Constant]] = defaultdict(list)
+    for constant in constants:
+        alike[constant.type].append(constant)
+    for group in alike.values():
+        if len(group) == 1:
+            continue
+        glimpses = [glimpse(one.source) for one in group]
+        if all(glimpses):
+            counts = Counter(glimpses)
+            group = [one for one, seen in zip(group, glimpses, strict=True) if counts[seen] > 1]
+        first: dict[str, Constant] = {}
+        for one in group:
+            same = first.setdefault(one.source.key, one)
+            if same is not one:
+                yield one, same
 
 
 def _key(op: Op) -> _Key:
