@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlsysopt.compile.options import Options
+from mlsysopt.core.collector import uncollected
 from mlsysopt.core.errors import UsageError
 from mlsysopt.graph.ir import Graph
 
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["compile"]
 
+_FORM_OF = {"f32": "f32", "bf16": "bf16", "int8w": "int8"}
+
 # What `effort="max"` spends on timing kernels, beyond what the profile of the machine knows.
 _TIMING_S = 20.0
 
 
+@uncollected()
 def compile(
     model: nn.Module | Graph | str | Path,
     inputs: Mapping[str, TensorType] | None = None,
@@ -68,14 +72,16 @@ def compile(
     >>> compiled(np.array([-1.0, 2.0], np.float32)).tolist()
     [0.0, 2.0]
     """
-    from mlsysopt.compile import dynamic
-    from mlsysopt.compile.linear import accelerate
-    from mlsysopt.graph import passes
-
     chosen = _options(options, settings)
     stages: dict[str, float] = {}
     with _timed(stages, "import"):
         origin = _imported(model, inputs, symbols, examples)
+    with _timed(stages, "emit"):
+        _begin_parts(origin, chosen)
+    from mlsysopt.compile import dynamic
+    from mlsysopt.compile.linear import accelerate
+    from mlsysopt.graph import passes
+
     with _timed(stages, "canonicalize"):
         graph = passes.canonicalize(origin)
     with _timed(stages, "select"):
@@ -90,6 +96,15 @@ def compile(
     executable = dynamic.build(graph, chosen, decisions, origin=origin, stages=stages)
     executable.stages.update(stages)
     return executable
+
+
+def _begin_parts(graph: Graph, options: Options) -> None:
+    """Let LLVM begin with what products of a program will call, whatever the other stages make of them."""
+    if any(op.kind in ("linear", "matmul", "attention") for op in graph.ops):
+        from mlsysopt.compile.codegen.parts import begin
+        from mlsysopt.compile.codegen.target import host_isa
+
+        begin(host_isa(options.isa), _FORM_OF[options.precision], cached=options.cache)
 
 
 def _options(options: Options | None, settings: Mapping[str, Any]) -> Options:
@@ -131,6 +146,6 @@ def _imported(
 
 @contextmanager
 def _timed(stages: dict[str, float], name: str) -> Generator[None]:
-    start = time.process_time()
+    start = time.thread_time()
     yield
-    stages[name] = time.process_time() - start
+    stages[name] = time.thread_time() - start

@@ -168,7 +168,7 @@ def test_every_width_gives_the_same_bits(op: str, lanes: int) -> None:
 def test_object_code_needs_no_library(op: str, double: bool, cap: str, tmp_path: Any) -> None:
     module = kernel_text(op, double, 8, cap)
     place = tmp_path / "f.o"
-    place.write_bytes(build(module, host_isa(cap), cached=False).object_code)
+    place.write_bytes(build(module, host_isa(cap), cached=False).objects[0])
     listed = subprocess.run(["nm", "--undefined-only", str(place)], capture_output=True, text=True, check=True).stdout
     assert [line for line in listed.splitlines() if "_GLOBAL_OFFSET_TABLE_" not in line] == []
 

@@ -11,7 +11,7 @@ import pytest
 from mlsysopt.compile.codegen import row
 from mlsysopt.compile.codegen.program import Node, Program
 from mlsysopt.compile.dynamic import build
-from mlsysopt.compile.dynamic.check import check, check_sizes, tolerance
+from mlsysopt.compile.dynamic.check import Trials, check, check_sizes, tolerance
 from mlsysopt.compile.errors import NumericsError
 from mlsysopt.compile.options import Options
 from mlsysopt.graph import Builder, Graph, bf16, dims, f32, f64, parse
@@ -131,4 +131,4 @@ def test_random_programs_equal_their_meaning_at_five_sizes(seed: int) -> None:
     more = [{name: size for name in symbols if not graph.facts.check({name: size})} for size in (2, 31)]
     for sizes in more:
         fitting = [one for one in check_sizes(graph) if all(one.get(name) == size for name, size in sizes.items())]
-        assert check(call, fitting) is None
+        assert check(call, Trials(call.source, fitting)) is None

@@ -131,7 +131,7 @@ class _Writer:
         self.nr, self.mr, self.block = panel_shape(isa).nr, panel_shape(isa).mr, _keys(isa)
         self.f32, self.byte = ir.FloatType(), ir.IntType(8)
         self.null = ir.Constant(ir.PointerType(), None)
-        self.multiply, self.stream = multiply(module, isa), stream(module, isa)
+        self.multiply, self.stream = multiply(module), stream(module)
         self.pack_panel, self.copy_rows = pack_panel(module, isa), copy_rows(module, isa)
         self.softmax, self.divide = softmax(module, isa, spec.mask, spec.causal), divide(module, isa)
         self.kernel: KernelBuilder = begin_kernel(module, spec.name)

@@ -4,6 +4,8 @@
 
 The height of a block is bounded by the registers: rows * nr / lanes sums, nr / lanes weights and one broadcast. A sum
 is taken in the order of k, one addition at a time, whatever the height of its block.
+
+Modules only declare `multiply` and `stream`: their code is a part that a process compiles once (`codegen.parts`).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from mlsysopt.compile.codegen.target import Isa
 
-__all__ = ["ELEMENT_BYTES", "PanelShape", "multiply", "panel_shape", "stream"]
+__all__ = ["ELEMENT_BYTES", "PanelShape", "multiply", "panel_shape", "stream", "write_part"]
 
 ELEMENT_BYTES = {"f32": 4, "bf16": 2, "int8": 1}
 _UNROLL = 4
@@ -49,7 +51,24 @@ def panel_shape(isa: Isa) -> PanelShape:
     return {"avx512": PanelShape(48, 8), "avx2": PanelShape(16, 6), "baseline": PanelShape(8, 4)}[isa.name]
 
 
-def multiply(module: ir.Module, isa: Isa, weights: str = "f32") -> ir.Function:
+def write_part(module: ir.Module, isa: Isa, weights: str) -> None:
+    """Write `multiply` and `stream` for one form of the weights into a module of their own."""
+    _write_multiply(module, isa, weights)
+    _write_stream(module, isa, weights)
+
+
+def _declared(module: ir.Module, name: str, arguments: list[Any]) -> ir.Function:
+    from llvmlite import ir
+
+    known = module.globals.get(name)
+    if known is not None:
+        return known
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), name)
+    function.attributes.add("nounwind")
+    return function
+
+
+def multiply(module: ir.Module, weights: str = "f32") -> ir.Function:
     """Return the function that multiplies any number of rows by one panel.
 
         void multiply(ptr x, i64 ldx, ptr w, i64 ldw, i64 depth, ptr out, i64 ldo, i64 rows, i64 add, ptr next)
@@ -60,14 +79,18 @@ def multiply(module: ir.Module, isa: Isa, weights: str = "f32") -> ir.Function:
     """
     from llvmlite import ir
 
-    name = f"multiply_{weights}"
-    known = module.globals.get(name)
-    if known is not None:
-        return known
+    ptr, int64 = ir.PointerType(), ir.IntType(64)
+    arguments = [ptr, int64, ptr, int64, int64, ptr, int64, int64, int64, ptr]
+    return _declared(module, f"multiply_{weights}", arguments)
+
+
+def _write_multiply(module: ir.Module, isa: Isa, weights: str) -> None:
+    from llvmlite import ir
+
     nr, mr = panel_shape(isa).nr, panel_shape(isa).mr
     blocks = {rows: _block(module, isa, weights, rows) for rows in range(1, mr + 1)}
     ptr, int64, f32, byte = ir.PointerType(), ir.IntType(64), ir.FloatType(), ir.IntType(8)
-    function = internal(module, name, [ptr, int64, ptr, int64, int64, ptr, int64, int64, int64, ptr])
+    function = multiply(module, weights)
     x, ldx, w, ldw, depth, out, ldo, rows, add, ahead = function.args
     b = ir.IRBuilder(function.append_basic_block("entry"))
     count = most(b, b.udiv(b.add(rows, i64(mr - 1)), i64(mr)), i64(1))
@@ -93,10 +116,9 @@ def multiply(module: ir.Module, isa: Isa, weights: str = "f32") -> ir.Function:
         here, there = address(b, here, b.mul(tall, ldx), f32), address(b, there, b.mul(tall, ldo), f32)
         turn.values = [here, there, address(b, place, share, byte)]
     b.ret_void()
-    return function
 
 
-def stream(module: ir.Module, isa: Isa, weights: str = "f32") -> ir.Function:
+def stream(module: ir.Module, weights: str = "f32") -> ir.Function:
     """Return the function that multiplies up to mr rows by any number of panels, which it reads once.
 
         void stream(ptr x, i64 ldx, ptr w, i64 stride, i64 ldw, i64 depth, ptr out, i64 ldo, i64 rows, i64 add,
@@ -106,13 +128,16 @@ def stream(module: ir.Module, isa: Isa, weights: str = "f32") -> ir.Function:
     """
     from llvmlite import ir
 
-    name = f"stream_{weights}"
-    known = module.globals.get(name)
-    if known is not None:
-        return known
-    shape = panel_shape(isa)
     ptr, int64 = ir.PointerType(), ir.IntType(64)
-    function = internal(module, name, [ptr, int64, ptr, int64, int64, int64, ptr, int64, int64, int64, int64])
+    arguments = [ptr, int64, ptr, int64, int64, int64, ptr, int64, int64, int64, int64]
+    return _declared(module, f"stream_{weights}", arguments)
+
+
+def _write_stream(module: ir.Module, isa: Isa, weights: str) -> None:
+    from llvmlite import ir
+
+    shape = panel_shape(isa)
+    function = stream(module, weights)
     x, ldx, w, stride, ldw, depth, out, ldo, rows, add, panels = function.args
     b = ir.IRBuilder(function.append_basic_block("entry"))
     done = b.append_basic_block("done")
@@ -137,7 +162,6 @@ def stream(module: ir.Module, isa: Isa, weights: str = "f32") -> ir.Function:
         b.branch(done)
     b.position_at_end(done)
     b.ret_void()
-    return function
 
 
 def _streams(isa: Isa, rows: int) -> int:

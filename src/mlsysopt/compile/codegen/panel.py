@@ -127,7 +127,7 @@ class _Writer:
         self.spec, self.nr, self.mr = spec, panel_shape(isa).nr, panel_shape(isa).mr
         self.bytes = ELEMENT_BYTES[spec.weights]
         self.f32, self.byte, self.null = ir.FloatType(), ir.IntType(8), ir.Constant(ir.PointerType(), None)
-        self.multiply, self.stream = multiply(module, isa, spec.weights), stream(module, isa, spec.weights)
+        self.multiply, self.stream = multiply(module, spec.weights), stream(module, spec.weights)
         self.copy_rows, self.finish = copy_rows(module, isa), epilogue.finish(module, isa, spec)
         kernel = begin_kernel(module, spec.name)
         self.b, self.begin, self.end = kernel.ir, kernel.begin, kernel.end

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from mlsysopt.core.places import cache_dir, replace_file, state_dir
 if TYPE_CHECKING:
     from llvmlite import ir
 
-__all__ = ["ISAS", "Isa", "Library", "build", "host_isa", "load", "new_module"]
+__all__ = ["ISAS", "Isa", "Library", "Source", "build", "host_isa", "load", "new_module"]
 
 log = logging.getLogger("mlsysopt.compile")
 
@@ -55,6 +55,8 @@ ISAS = ("avx512", "avx2", "baseline")
 _AVX2 = "+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2"
 # Constants by distance; `load` puts all sections of an object side by side.
 _CODE_MODEL = "small"
+# What the second level finds more in our kernels is not faster, and takes a quarter more time to find.
+_LEVEL = 1
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd")
 
 
@@ -88,11 +90,11 @@ class Library:
     """Compiled code in this process.
 
     Attributes:
-        object_code: The bytes that an artefact keeps.
+        objects: The bytes that an artefact keeps, the program's own first.
         addresses: Function -> address.
     """
 
-    object_code: bytes
+    objects: tuple[bytes, ...]
     addresses: Mapping[str, int]
     _engine: Any = field(repr=False)  # frees the code when it goes
 
@@ -109,11 +111,11 @@ class Library:
 
 def new_module(name: str) -> ir.Module:
     """Return an empty module for this process."""
-    llvm = _llvm()
+    triple = _triple()
     from llvmlite import ir
 
     module = ir.Module(name)
-    module.triple = llvm.get_process_triple()
+    module.triple = triple
     return module
 
 
@@ -128,41 +130,85 @@ def build(module: ir.Module, isa: Isa, *, cached: bool = True) -> Library:
     Raises:
         CodegenError: LLVM refuses the text, which is written to the state folder.
     """
-    text = str(module)
-    names = [one.name for one in module.functions if not one.is_declaration and one.linkage in ("", "external")]
-    place = _cache_file(text, isa) if cached else None
-    code = _read(place)
-    if code is None:
-        code = _compile(text, isa, module.name)
-        _keep(place, code)
-    return load(code, names)
+    return Source.of(module).build(isa, cached=cached)
 
 
-def load(object_code: bytes, names: list[str]) -> Library:
-    """Load object code that was made for a machine like this one.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A module as text: what LLVM reads, with no need for the interpreter lock while it does.
+
+    Attributes:
+        name: The module's, for messages.
+        text: LLVM's assembly language.
+        functions: Those that get an address.
+        parts: Forms of weights whose blocks it calls.
+    """
+
+    name: str
+    text: str
+    functions: tuple[str, ...]
+    parts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, module: ir.Module) -> Source:
+        """Write a module down."""
+        from mlsysopt.compile.codegen.parts import needed
+
+        names = (one.name for one in module.functions if not one.is_declaration and one.linkage in ("", "external"))
+        return cls(module.name, str(module), tuple(names), needed(module))
+
+    def object_code(self, isa: Isa, *, cached: bool = True) -> bytes:
+        """Compile it without its parts.
+
+        Raises:
+            CodegenError: LLVM refuses the text.
+        """
+        place = _cache_file(self.text, isa) if cached else None
+        code = _read(place)
+        if code is None:
+            code = _compile(self.text, isa, self.name)
+            _keep(place, code)
+        return code
+
+    def build(self, isa: Isa, *, cached: bool = True) -> Library:
+        """Compile it, and load it with its parts; see `build`."""
+        from mlsysopt.compile.codegen.parts import object_code
+
+        own = self.object_code(isa, cached=cached)
+        return load([own, *(object_code(isa, form, cached=cached) for form in self.parts)], self.functions)
+
+
+def load(objects: Sequence[bytes], names: Sequence[str]) -> Library:
+    """Link object code that was made for a machine like this one.
+
+    Args:
+        objects: They may call each other.
+        names: Functions that get an address.
 
     Raises:
-        CodegenError: it is damaged, or lacks one of the functions.
+        CodegenError: an object is damaged, or a function is missing.
     """
     llvm = _llvm()
-    if object_code[:4] != b"\x7fELF":
+    if any(code[:4] != b"\x7fELF" for code in objects):
         raise CodegenError("the object code is damaged: it does not begin as an object file does")
     machine = llvm.Target.from_default_triple().create_target_machine(opt=3, jit=True)
     # The newer linker puts all sections of an object side by side; the older one's memory manager that does so too
     # stops the process when an object ends within a few bytes of a page.
     engine = llvm.create_lljit_compiler(machine, use_jit_link=True, suppress_errors=True)
-    builder = llvm.JITLibraryBuilder().add_object_img(object_code)
+    builder = llvm.JITLibraryBuilder()
+    for code in objects:
+        builder.add_object_img(code)
     for name in names:
         builder.export_symbol(name)
     try:
         code = builder.link(engine, "code")
     except RuntimeError as error:
         raise CodegenError(f"the object code is damaged: {str(error).strip().splitlines()[0]}") from None
-    return Library(object_code, {name: code[name] for name in names}, (engine, code))
+    return Library(tuple(objects), {name: code[name] for name in names}, (engine, code))
 
 
 def assembly(module: ir.Module, isa: Isa) -> str:
-    """Return what the processor will run, as text; tests look for spills and narrow registers in it."""
+    """Return what the processor will run, without parts, as text; tests look for spills and narrow registers in it."""
     llvm = _llvm()
     parsed, machine = _optimised(str(module), isa, llvm)
     return str(machine.emit_assembly(parsed))
@@ -196,7 +242,7 @@ def _optimised(text: str, isa: Isa, llvm: Any) -> tuple[Any, Any]:
         codemodel=_CODE_MODEL,
         jit=True,
     )
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options = llvm.create_pipeline_tuning_options(speed_level=_LEVEL)
     # Kernels are written in vectors already: what LLVM would add is guesswork about loops that are short.
     options.loop_vectorization = False
     options.slp_vectorization = False
@@ -219,8 +265,8 @@ def _masked(isa: Isa) -> str:
 
 def _cache_file(text: str, isa: Isa) -> Path:
     llvm = _llvm()
-    made = (isa.features, isa.name, llvm.get_host_cpu_name(), str(llvm.llvm_version_info), _CODE_MODEL, __version__)
-    parts = (text, *made)
+    host = llvm.get_host_cpu_name(), str(llvm.llvm_version_info)
+    parts = (text, isa.features, isa.name, *host, _CODE_MODEL, str(_LEVEL), __version__)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return cache_dir() / "objects" / key[:2] / f"{key}.o"
 
@@ -255,6 +301,12 @@ def _keep(place: Path | None, code: bytes) -> None:
 @cache
 def _host_features() -> dict[str, bool]:
     return dict(_llvm().get_host_cpu_features())
+
+
+@cache
+def _triple() -> str:
+    # Asked once: LLVM answers nobody while another thread compiles.
+    return str(_llvm().get_process_triple())
 
 
 @cache

@@ -4,7 +4,7 @@
     source.mlg    the program that was compiled; source.mlg.safetensors, its weights
     program.mlg   the same in the form that was planned
     plan.json     what is done
-    code.o        what does it
+    code.o        what does it; code1.o ..., the parts that it calls
 
 Object code of another machine, or a damaged part beside an intact program, costs one line in the log: the rest is
 made again from the program.
@@ -13,12 +13,13 @@ made again from the program.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,8 @@ def save(executable: Executable, path: str | Path) -> Path:
             files.save(replace(source, constants=(*source.constants, *own)), folder / _SOURCE)
             for part, text in texts.items():
                 (folder / part).write_text(text, encoding="utf-8")
-            (folder / _CODE).write_bytes(executable.library.object_code)
+            for name, code in zip(_code_names(), executable.library.objects, strict=False):
+                (folder / name).write_bytes(code)
             parts = sorted(folder.iterdir())
             header = {
                 **artefact_header(_FORMAT, _VERSION, machine=_machine(isa)),
@@ -120,7 +122,8 @@ def load(path: str | Path) -> Executable:
     if not reason:
         try:
             plan = plan_from(json.loads(parts[_PLAN]))
-            library = load_code(parts[_CODE], list(header["functions"]))
+            names = itertools.takewhile(header["parts"].__contains__, _code_names())
+            library = load_code([parts[name] for name in names], list(header["functions"]))
             return Executable(graph, plan, library, Isa(**header["isa"]), options, source=before, notes=header["notes"])
         except (CodegenError, KeyError, TypeError, ValueError) as error:
             reason = f"{_PLAN} or {_CODE} cannot be used: {error}"
@@ -128,6 +131,11 @@ def load(path: str | Path) -> Executable:
     from mlsysopt.compile.dynamic.building import build
 
     return build(before, options, _decisions(parts))
+
+
+def _code_names() -> Iterator[str]:
+    yield _CODE
+    yield from (f"code{i}.o" for i in itertools.count(1))
 
 
 def _decisions(parts: Mapping[str, bytes]) -> Mapping[str, Any]:

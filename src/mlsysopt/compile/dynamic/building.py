@@ -7,20 +7,25 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mlsysopt.compile.codegen.flow import emit
 from mlsysopt.compile.codegen.target import Isa, Library, host_isa, new_module
 from mlsysopt.compile.codegen.target import build as build_library
+from mlsysopt.compile.codegen.workshop import Workshop
+from mlsysopt.compile.dynamic.binding import Binding
 from mlsysopt.compile.dynamic.callouts import listed, refuse
-from mlsysopt.compile.dynamic.check import Failure, check
+from mlsysopt.compile.dynamic.check import Failure, Trials, check
 from mlsysopt.compile.dynamic.executable import Executable, reports_of
 from mlsysopt.compile.dynamic.fuse import plan as fused
 from mlsysopt.compile.dynamic.groups import Foreign, Fusion, FusionGroup
 from mlsysopt.compile.dynamic.kernels import emit_group, lower_group
 from mlsysopt.compile.dynamic.lower import Lowering
+from mlsysopt.compile.dynamic.plan import Plan
 from mlsysopt.compile.dynamic.products import lower_anchor
 from mlsysopt.compile.dynamic.roles import Supports
+from mlsysopt.compile.dynamic.weights import Weights
 from mlsysopt.compile.errors import CodegenError, CompileError, NumericsError
 from mlsysopt.compile.options import Options
 from mlsysopt.core.errors import MlsysoptError
@@ -94,12 +99,13 @@ def build(
     with spent("fuse"):
         fusion = fused(graph, supports=_supports())
     notes: list[str] = []
+    work = _Work(origin or graph, fusion, chosen, decisions or {}, notes, spent)
     for stage in _STAGES:
-        executable = _built(origin or graph, fusion, chosen, decisions or {}, stage, notes, spent)
+        executable = _built(work, stage)
         if chosen.check == "none":
             return executable
         with spent("check"):
-            failure = check(executable)
+            failure = check(executable, work.trials)
             if failure is None:
                 return executable
             _undone(executable, stage, failure, chosen, notes)
@@ -109,17 +115,34 @@ def build(
 
 @dataclass(frozen=True, slots=True)
 class _Stopwatch:
-    """Adds up the processor time of stages."""
+    """Adds up the processor time of stages, each on the thread that does it."""
 
     stages: dict[str, float]
 
     @contextmanager
     def __call__(self, name: str) -> Generator[None]:
-        begin = time.process_time()
+        begin = time.thread_time()
         try:
             yield
         finally:
-            self.stages[name] = self.stages.get(name, 0.0) + time.process_time() - begin
+            self.stages[name] = self.stages.get(name, 0.0) + time.thread_time() - begin
+
+
+@dataclass
+class _Work:
+    """What all stages of one build have in common."""
+
+    graph: Graph
+    fusion: Fusion
+    options: Options
+    decisions: Mapping[str, Decision]
+    notes: list[str]
+    spent: _Stopwatch
+
+    @cached_property
+    def trials(self) -> Trials:
+        """What every stage is checked on."""
+        return Trials(self.graph)
 
 
 def _undone(executable: Executable, stage: _Stage, failure: Failure, options: Options, notes: list[str]) -> None:
@@ -139,37 +162,47 @@ def _undone(executable: Executable, stage: _Stage, failure: Failure, options: Op
     notes.append(f"undone after its check: {line}")
 
 
-def _built(
-    graph: Graph,
-    fusion: Fusion,
-    options: Options,
-    decisions: Mapping[str, Decision],
-    stage: _Stage,
-    notes: list[str],
-    spent: _Stopwatch,
-) -> Executable:
+def _built(work: _Work, stage: _Stage) -> Executable:
+    graph, fusion, options = work.graph, work.fusion, work.options
     isa = host_isa(options.isa)
     while True:
-        lowering = Lowering(fusion.graph, fusion.layouts, new_module(graph.name), isa, options, decisions)
+        lowering = Lowering(fusion.graph, fusion.layouts, new_module(graph.name), isa, options, work.decisions)
         try:
-            with spent("emit"):
-                _lower(lowering, fusion, stage)
-                plan = lowering.finish()
-                plan = replace(plan, missed=tuple(map(str, fusion.missed)) if stage.fuse else ())
-                emit(lowering.module, isa, plan.flow, reports_of(lowering.graph, plan))
-            with spent("compile"):
-                library = _compiled(lowering, fusion, stage, options)
+            plan, library, weights = _compiled(work, lowering, stage)
             break
         except _Refused as refused:
-            notes.append(f"LLVM refused a kernel, its ops are done apart: {refused}")
-            log.warning("%s: %s", graph.name, notes[-1])
+            work.notes.append(f"LLVM refused a kernel, its ops are done apart: {refused}")
+            log.warning("%s: %s", graph.name, work.notes[-1])
             stage = refused.without(stage)
     if options.fallback == "error":
         refuse(plan.outsides, fusion.graph)
     for line in listed(plan.outsides, fusion.graph):
         log.info("%s: %s", graph.name, line)
-    with spent("pack"):
-        return Executable(fusion.graph, plan, library, isa, options, source=graph, notes=notes)
+    return Executable(fusion.graph, plan, library, isa, options, source=graph, notes=work.notes, weights=weights)
+
+
+def _compiled(work: _Work, lowering: Lowering, stage: _Stage) -> tuple[Plan, Library, Weights]:
+    """Write and compile; while LLVM works, weights are packed and the results computed that the check compares with."""
+    graph, isa, spent = work.fusion.graph, lowering.isa, work.spent
+    with Workshop(isa, cached=work.options.cache, timed=lambda: spent("compile")) as workshop:
+        with spent("emit"):
+            _lower(lowering, work.fusion, stage, workshop)
+            plan = lowering.finish()
+            plan = replace(plan, missed=tuple(map(str, work.fusion.missed)) if stage.fuse else ())
+            _ = Binding(graph, plan.flow.symbols)  # refuses sizes that no input says, before anything waits for LLVM
+            emit(lowering.module, isa, plan.flow, reports_of(graph, plan))
+            workshop.hand_over(lowering.module)
+        with spent("pack"):
+            weights = Weights(graph, plan.weights, isa)
+        if work.options.check != "none":
+            with spent("check"):
+                _ = work.trials
+        try:
+            return plan, workshop.linked(), weights
+        except CodegenError:
+            if stage.native:
+                _blame(work.fusion, stage, isa)
+            raise
 
 
 class _Refused(Exception):
@@ -187,22 +220,19 @@ class _Refused(Exception):
         return replace(stage, outside=stage.outside | names)
 
 
-def _lower(lowering: Lowering, fusion: Fusion, stage: _Stage) -> None:
+def _lower(lowering: Lowering, fusion: Fusion, stage: _Stage, workshop: Workshop) -> None:
     for step in fusion.steps:
         if isinstance(step, Foreign):
             lowering.add(lowering.outside(step.op, "no native form"))
-        elif not isinstance(step, FusionGroup):
-            if stage.native:
-                lower_anchor(lowering, step)
-            else:
-                for op in step.ops:
-                    lowering.add(lowering.outside(op, "left to the framework"))
-        elif stage.native:
+        elif not stage.native:
+            for op in step.ops:
+                lowering.add(lowering.outside(op, "left to the framework"))
+        elif isinstance(step, FusionGroup):
             for group in _split(step, fusion, stage):
                 _lower_group(lowering, group, fusion, stage)
         else:
-            for op in step.ops:
-                lowering.add(lowering.outside(op, "left to the framework"))
+            lower_anchor(lowering, step)
+        lowering.module = workshop.advanced(lowering.module)
 
 
 def _lower_group(lowering: Lowering, group: FusionGroup, fusion: Fusion, stage: _Stage) -> None:
@@ -221,16 +251,6 @@ def _split(group: FusionGroup, fusion: Fusion, stage: _Stage) -> list[FusionGrou
     if len(group.ops) == 1 or (stage.fuse and not stage.apart & {op.name for op in group.ops}):
         return [group]
     return [FusionGroup((op,), op.operands, op.results, group.kind, group.inlined) for op in group.ops]
-
-
-def _compiled(lowering: Lowering, fusion: Fusion, stage: _Stage, options: Options) -> Library:
-    module, isa = lowering.module, lowering.isa
-    try:
-        return build_library(module, isa, cached=options.cache)
-    except CodegenError:
-        if stage.native:
-            _blame(fusion, stage, isa)
-        raise
 
 
 def _blame(fusion: Fusion, stage: _Stage, isa: Isa) -> None:

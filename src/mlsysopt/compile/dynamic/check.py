@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["Failure", "check", "check_call", "check_sizes", "near_sizes", "tolerance"]
+__all__ = ["Failure", "Trials", "check", "check_call", "check_sizes", "near_sizes", "tolerance"]
 
 _PRIMES = (7, 5, 11, 3, 13)
 _FLOPS = 5e8
@@ -103,14 +103,14 @@ def check_sizes(graph: Graph) -> list[dict[str, int]]:
     return found
 
 
-class _Reference(Numeric):
-    """The meaning in float64, at several sizes: weights are read and widened once.
+class _Weighing(Numeric):
+    """The meaning at several sizes: weights are read, and in float64 widened, once.
 
     A table of which rows are looked up stays as it is: its rows are widened when they have been found.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        super().__init__()
+    def __init__(self, graph: Graph, precision: str) -> None:
+        super().__init__(precision)
         self._weights: dict[str, Held] = {}
         self._tables = {
             one.name
@@ -118,7 +118,7 @@ class _Reference(Numeric):
             if all(op.kind == "embedding" and op.operands[1] != one.value for op in graph.users.get(one.value, ()))
         }
 
-    def at(self, sizes: Mapping[str, int]) -> _Reference:
+    def at(self, sizes: Mapping[str, int]) -> _Weighing:
         self.sizes = dict(sizes)
         return self
 
@@ -129,22 +129,78 @@ class _Reference(Numeric):
         return self._weights[constant.name]
 
 
-def check(executable: Executable, sizes: Sequence[Mapping[str, int]] | None = None) -> Failure | None:
+class Reference:
+    """What a program means, in float64 and with every result rounded to its declared type.
+
+    Where every float is f32 or f64, the declared types say as much at half the cost: what is near to them is right,
+    and only what is not is held against float64. Rounding to half types is too coarse for that.
+
+    Args:
+        graph: The program.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.declared_first = all(
+            value.type.dtype.name in ("f32", "f64") for value in graph.values.values() if value.type.dtype.is_float
+        )
+        self._domains: dict[str, _Weighing] = {}
+
+    def outputs(self, precision: str, inputs: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+        """Return every output by name; precision as `interpret` has it."""
+        if precision not in self._domains:
+            self._domains[precision] = _Weighing(self.graph, precision)
+        return interpret(self.graph, self._domains[precision].at(sizes), inputs=inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Inputs that an executable is tried on, and what the program makes of them.
+
+    Attributes:
+        sizes: Size of each symbol.
+        inputs: Arrays by name.
+        wanted: Outputs as the cheapest reference has them that may accept one.
+    """
+
+    sizes: Mapping[str, int]
+    inputs: Mapping[str, Any]
+    wanted: Mapping[str, Any]
+
+
+class Trials:
+    """Random inputs at a few sizes, made for a program before there is an executable of it.
+
+    Args:
+        graph: The program.
+        sizes: Assignments to try; None takes those of `check_sizes`.
+    """
+
+    def __init__(self, graph: Graph, sizes: Sequence[Mapping[str, int]] | None = None) -> None:
+        self.reference = Reference(graph)
+        precision = "declared" if self.reference.declared_first else "reference"
+        self.all: list[Trial] = []
+        for seed, given in enumerate(check_sizes(graph) if sizes is None else sizes):
+            inputs = random_inputs(graph, given, seed)
+            self.all.append(Trial(given, inputs, self.reference.outputs(precision, inputs, _own(graph, given))))
+
+
+def check(executable: Executable, trials: Trials | None = None) -> Failure | None:
     """Compare an executable with its program on random inputs; return the first output that is wrong.
 
     Args:
         executable: It.
-        sizes: Assignments to try; None takes those of `check_sizes`.
+        trials: What to try it on, made anew when None.
     """
-    graph, reference = executable.source, _Reference(executable.source)
-    for seed, given in enumerate(check_sizes(graph) if sizes is None else sizes):
-        inputs = random_inputs(graph, given, seed)
+    trials = trials or Trials(executable.source)
+    for trial in trials.all:
         try:
-            made = executable(**inputs)
+            made = executable(**trial.inputs)
         except MlsysoptError as error:
-            return Failure(graph.outputs[0].name, given, math.inf, 0.0, f"{type(error).__name__}: {error}")
+            first = executable.source.outputs[0].name
+            return Failure(first, trial.sizes, math.inf, 0.0, f"{type(error).__name__}: {error}")
         outputs = made if isinstance(made, tuple) else (made,)
-        failure = compare(executable, inputs, outputs, given, reference)
+        failure = _compared(executable, trial, outputs, trials.reference)
         if failure is not None:
             return failure
     return None
@@ -158,7 +214,11 @@ def check_call(
     Raises:
         NumericsError: an output is wrong; the first step that goes wrong is named where it can be found.
     """
-    failure = compare(executable, inputs, outputs, sizes)
+    graph, reference = executable.source, Reference(executable.source)
+    arrays = {name: _array(given) for name, given in inputs.items()}
+    precision = "declared" if reference.declared_first else "reference"
+    wanted = reference.outputs(precision, arrays, _own(graph, sizes))
+    failure = _compared(executable, Trial(sizes, arrays, wanted), outputs, reference)
     if failure is not None:
         from mlsysopt.compile.dynamic.locate import first_wrong
 
@@ -166,37 +226,43 @@ def check_call(
         raise NumericsError(f"{failure}{f'; {step} is the first step that is wrong' if step else ''}")
 
 
-def compare(
-    executable: Executable,
-    inputs: Mapping[str, Any],
-    outputs: Sequence[Any],
-    sizes: Mapping[str, int],
-    reference: _Reference | None = None,
-) -> Failure | None:
+def _compared(executable: Executable, trial: Trial, outputs: Sequence[Any], reference: Reference) -> Failure | None:
     """Return the first output that is further from its meaning than allowed, None when all are near."""
-    graph = executable.source
-    arrays = {name: _array(given) for name, given in inputs.items()}
-    at = {name: size for name, size in sizes.items() if name in graph.symbols}
-    wanted = interpret(graph, (reference or _Reference(graph)).at(at), inputs=arrays)
-    rounded: dict[str, Any] | None = None
+    graph, sizes, wanted = executable.source, _own(executable.source, trial.sizes), trial.wanted
     limit = executable.options.error
     allowed = limit if limit is not None else executable.tolerance
-    for value, made in zip(graph.outputs, outputs, strict=True):
-        truth, found = wanted[value.name], _array(made)
-        if found.shape != truth.shape:
-            return Failure(value.name, sizes, math.inf, allowed, f"shape {found.shape} instead of {truth.shape}")
-        error = relative_error(found, truth) if limit is None else _rms_error(found, truth)
-        if error <= allowed or _is_nothing(found, truth, allowed):
+    found = {value.name: _array(made) for value, made in zip(graph.outputs, outputs, strict=True)}
+    for name, made in found.items():
+        if made.shape != wanted[name].shape:
+            reason = f"shape {made.shape} instead of {wanted[name].shape}"
+            return Failure(name, trial.sizes, math.inf, allowed, reason)
+    quick = limit is None and reference.declared_first
+    if quick and all(_near(made, wanted[name], allowed) for name, made in found.items()):
+        return None
+    truths = reference.outputs("reference", trial.inputs, sizes) if reference.declared_first else wanted
+    rounded: Mapping[str, Any] | None = wanted if reference.declared_first else None
+    for name, made in found.items():
+        truth = truths[name]
+        error = relative_error(made, truth) if limit is None else _rms_error(made, truth)
+        if error <= allowed or _is_nothing(made, truth, allowed):
             continue
         # A program may magnify roundings: what its own element types do to it is no mistake of a kernel.
-        rounded = rounded if rounded is not None else interpret(graph, inputs=arrays, at=at, precision="declared")
-        near = rounded[value.name]
-        if limit is None and min(relative_error(found, near), error) <= max(
+        rounded = rounded if rounded is not None else reference.outputs("declared", trial.inputs, sizes)
+        near = rounded[name]
+        if limit is None and min(relative_error(made, near), error) <= max(
             allowed, _SLACK * _finite(relative_error(near, truth))
         ):
             continue
-        return Failure(value.name, sizes, error, allowed)
+        return Failure(name, trial.sizes, error, allowed)
     return None
+
+
+def _near(found: Array, wanted: Array, allowed: float) -> bool:
+    return relative_error(found, wanted) <= allowed or _is_nothing(found, wanted, allowed)
+
+
+def _own(graph: Graph, sizes: Mapping[str, int]) -> dict[str, int]:
+    return {name: size for name, size in sizes.items() if name in graph.symbols}
 
 
 def _is_nothing(found: Array, truth: Array, allowed: float) -> bool:

@@ -53,10 +53,11 @@ class Executable:
         isa: The vector unit that the code was made for.
         options: What it was compiled with.
         source: The program before it was lowered, None for `graph`: what checks compare with.
+        notes: What is worth knowing about how it was made, a line each.
+        weights: The plan's, where they are packed already.
 
     Attributes:
-        graph, plan, options: As given.
-        notes: What is worth knowing about how it was made, a line each.
+        graph, plan, options, notes: As given.
         stages: CPU seconds of each stage of its compilation; empty where it was loaded.
     """
 
@@ -70,6 +71,7 @@ class Executable:
         *,
         source: Graph | None = None,
         notes: Sequence[str] = (),
+        weights: Weights | None = None,
     ) -> None:
         self.graph, self.plan, self.options = graph, plan, options
         self.source = source if source is not None else graph
@@ -82,7 +84,7 @@ class Executable:
         self._kinds: dict[type | None, TensorKind] = {}
         self._known: dict[Any, Sized] = {}
         self._lock = Lock()
-        self._weights = Weights(graph, plan.weights, isa)
+        self._weights = weights or Weights(graph, plan.weights, isa)
         self._watch = Watch(self.source)
         self._outers: list[Outer] = [outer(one, graph) for one in plan.outsides]
         self._script = script_of(plan.flow)

@@ -63,7 +63,7 @@ class Lowering:
     Attributes:
         graph: The program, prepared.
         layouts: Where its values lie.
-        module: Kernels go there.
+        module: Kernels go there; the next one takes over when it is full.
         isa: What they may use.
         options: How the program is compiled.
         decisions: Op -> kernels by number of rows.
