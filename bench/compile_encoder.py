@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from bench.compile_duel import cell, encoder, encoder_inputs, geomean, width
-from bench.protocol import Bench
+from bench.protocol import Bench, as_installed
 
 SIZES = ((1, 1), (1, 4), (1, 8), (1, 24), (1, 37), (1, 128), (4, 61), (2, 200))
 LAYERS = 4
@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     given = arguments.parse_args(argv)
     import torch
 
+    as_installed()
     import mlsysopt
     from mlsysopt.compile.peers import peer
     from mlsysopt.graph import dims, from_torch, i64

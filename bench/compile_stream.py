@@ -17,7 +17,7 @@ import sys
 import time
 
 from bench.compile_duel import encoder, encoder_inputs, width
-from bench.protocol import Bench
+from bench.protocol import Bench, as_installed
 
 LAYERS, COUNT = 2, 50
 
@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     import torch
 
+    as_installed()
     bench = Bench(
         "compile_stream",
         "no size is compiled twice: a stream of 50 sizes is over before Inductor has compiled",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.linear_cells import ROWS, SHAPES, Cell, copies_of, geomean, host, timed_cell
-from bench.protocol import Bench
+from bench.protocol import Bench, as_installed
 from mlsysopt.compile.linear.decide import costs
 from mlsysopt.compile.linear.grid import grid
 from mlsysopt.compile.linear.profiling import ProfilePrices, candidates
@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     torch.set_num_threads(1)
     _, line = host()
+    as_installed()
     bench = Bench(
         "linear_profile",
         "a machine is known in 20 CPU seconds, the next start reads the file, and a model alone chooses well",

@@ -47,7 +47,8 @@ def main() -> int:
     parser.add_argument("--packages", nargs="*", default=[], choices=sorted(PROGRAMS), help="Debian packages")
     given = parser.parse_args()
     os.chdir(ROOT)
-    for step in (make_venv, lambda: install(given.extra), lambda: install_packages(given.packages)):
+    steps = (make_venv, lambda: install(given.extra), compile_sources, lambda: install_packages(given.packages))
+    for step in steps:
         if code := step():
             return code
     return 0
@@ -102,6 +103,12 @@ def install(extra: str) -> int:
         return 1
     STAMPS.mkdir(exist_ok=True)
     (STAMPS / extra).write_text(wanted)
+    return 0
+
+
+def compile_sources() -> int:
+    """Compile our sources to bytecode, as pip does with what it copies: every start of the command would do it else."""
+    subprocess.run([PYTHON, "-m", "compileall", "-q", "src"], stdout=subprocess.DEVNULL, check=False)
     return 0
 
 
