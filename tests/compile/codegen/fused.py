@@ -18,7 +18,8 @@ import numpy as np
 from mlsysopt.compile.codegen import row
 from mlsysopt.compile.codegen.kernel import entry
 from mlsysopt.compile.codegen.program import REDUCTIONS, Access, Argument, Node, Param, Pass, Program, Size, Store
-from mlsysopt.compile.codegen.target import Isa, build, host_isa, new_module
+from mlsysopt.compile.codegen.target import Isa, host_isa, new_module
+from mlsysopt.compile.codegen.workshop import build
 from mlsysopt.graph.ops.registry import lookup
 from mlsysopt.graph.types import DTYPES
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from mlsysopt.compile.codegen import attention as attending
-from mlsysopt.compile.codegen import target
+from mlsysopt.compile.codegen import objects, target, workshop
 from mlsysopt.compile.codegen.attention import Attention
 from mlsysopt.compile.codegen.kernel import Kernel, entry
 from mlsysopt.core.errors import UsageError
@@ -26,7 +26,7 @@ SPECS = [Attention(mask, causal) for mask in attending.MASKS for causal in (Fals
 
 @dataclass
 class Built:
-    library: target.Library
+    library: objects.Library
     kernels: dict[str, Kernel]
 
 
@@ -35,7 +35,7 @@ def built(request: pytest.FixtureRequest) -> Built:
     isa = target.host_isa(request.param)
     module = target.new_module("attention")
     kernels = {spec.name: attending.attention(module, isa, spec) for spec in SPECS}
-    return Built(target.build(module, isa, cached=False), kernels)
+    return Built(workshop.build(module, isa, cached=False), kernels)
 
 
 @dataclass
@@ -209,7 +209,7 @@ def test_wide_registers_are_used() -> None:
     wide = target.Isa("avx512", 16, 32, "+avx2,+fma,+avx512f,+avx512bw,+avx512dq,+avx512vl,+evex512")
     module = target.new_module("wide")
     attending.attention(module, wide, Attention("f32"))
-    lines = functions(target.assembly(module, wide))
+    lines = functions(objects.assembly(module, wide))
     assert uses(lines["softmax_f32"], "zmm") > 20
     assert any("vmaxps" in line and "%zmm" in line for line in lines["softmax_f32"])
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from mlsysopt.compile.codegen.batched import batched, product_units
 from mlsysopt.compile.codegen.kernel import Kernel, entry
-from mlsysopt.compile.codegen.target import Library, build, host_isa, new_module
+from mlsysopt.compile.codegen.objects import Library
+from mlsysopt.compile.codegen.target import host_isa, new_module
+from mlsysopt.compile.codegen.workshop import build
 
 ISA = host_isa()
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlsysopt.compile.codegen import row, tiled
+from mlsysopt.compile.codegen.objects import assembly
 from mlsysopt.compile.codegen.program import Param, Program
-from mlsysopt.compile.codegen.target import Isa, assembly, host_isa, new_module
+from mlsysopt.compile.codegen.target import Isa, host_isa, new_module
 from tests.compile.codegen.fused import Array, Compiled, Fused, check, numpy_type, run
 
 

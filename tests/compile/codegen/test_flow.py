@@ -15,7 +15,8 @@ from mlsysopt.compile.codegen import flow as flows
 from mlsysopt.compile.codegen.formulas import Formulas
 from mlsysopt.compile.codegen.kernel import begin_kernel
 from mlsysopt.compile.codegen.steps import NOWHERE, Call, CallOut, Choice, Condition, Flow, Place
-from mlsysopt.compile.codegen.target import build, host_isa, new_module
+from mlsysopt.compile.codegen.target import host_isa, new_module
+from mlsysopt.compile.codegen.workshop import build
 from mlsysopt.compile.errors import CodegenError
 from mlsysopt.core.errors import UsageError
 from mlsysopt.graph.symbolic import Dim

@@ -15,7 +15,9 @@ from scipy import special
 from mlsysopt.compile.codegen import mathfn
 from mlsysopt.compile.codegen.kernel import begin_kernel, entry
 from mlsysopt.compile.codegen.loops import address, i64, loop
-from mlsysopt.compile.codegen.target import assembly, build, host_isa, new_module
+from mlsysopt.compile.codegen.objects import assembly
+from mlsysopt.compile.codegen.target import host_isa, new_module
+from mlsysopt.compile.codegen.workshop import build
 from mlsysopt.core.errors import UsageError
 
 Long = np.longdouble

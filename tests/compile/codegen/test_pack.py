@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlsysopt.compile.codegen import pack as packing
-from mlsysopt.compile.codegen import target
+from mlsysopt.compile.codegen import target, workshop
 from mlsysopt.compile.codegen.kernel import entry
 from mlsysopt.compile.codegen.microkernel import panel_shape
 from mlsysopt.core.errors import UsageError
@@ -79,7 +79,7 @@ def test_the_kernel_packs_as_numpy_does(cap: str) -> None:
     isa = target.host_isa(cap)
     module = target.new_module("pack")
     kernel = packing.pack_transposed(module, isa)
-    library = target.build(module, isa, cached=False)
+    library = workshop.build(module, isa, cached=False)
     run = entry(library.address(kernel.name))
     rng = np.random.default_rng(2)
     for n in (0, 1, 7, 8, 15, 16, 17, 40):

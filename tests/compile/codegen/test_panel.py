@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 from scipy.special import erf
 
-from mlsysopt.compile.codegen import microkernel, panel, target
+from mlsysopt.compile.codegen import microkernel, objects, panel, target, workshop
 from mlsysopt.compile.codegen.kernel import Kernel, entry
 from mlsysopt.compile.codegen.pack import pack, unpack
 from mlsysopt.compile.codegen.panel import Gemm
@@ -43,7 +43,7 @@ FUNCTIONS = {
 @dataclass
 class Built:
     isa: target.Isa
-    library: target.Library
+    library: objects.Library
     kernels: dict[str, Kernel]
 
 
@@ -53,7 +53,7 @@ def built(request: pytest.FixtureRequest) -> Built:
     module = target.new_module("panel")
     specs = [PLAIN, ALL, UNPACKED, *ACTIVATIONS, *NARROW]
     kernels = {spec.name: panel.gemm(module, isa, spec) for spec in specs}
-    return Built(isa, target.build(module, isa, cached=False), kernels)
+    return Built(isa, workshop.build(module, isa, cached=False), kernels)
 
 
 @dataclass
@@ -208,7 +208,7 @@ def test_sums_stay_in_the_widest_registers(isa: target.Isa, weights: str) -> Non
         pytest.skip("this processor has no AVX2")
     module = target.new_module("registers")
     microkernel.write_part(module, isa, weights)
-    blocks = {name: lines for name, lines in functions(target.assembly(module, isa)).items() if "block_" in name}
+    blocks = {name: lines for name, lines in functions(objects.assembly(module, isa)).items() if "block_" in name}
     assert len(blocks) >= microkernel.panel_shape(isa).mr
     register = "zmm" if isa.lanes == 16 else "ymm"
     for name, lines in blocks.items():

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlsysopt.compile.codegen import row
+from mlsysopt.compile.codegen.objects import assembly
 from mlsysopt.compile.codegen.program import Access, Argument, Indirect, Node, Param, Pass, Program, Store
-from mlsysopt.compile.codegen.target import Isa, assembly, host_isa, new_module
+from mlsysopt.compile.codegen.target import Isa, host_isa, new_module
 from mlsysopt.core.errors import UsageError
 from mlsysopt.graph import dims
 from mlsysopt.graph.symbolic import Dim

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from mlsysopt.compile.codegen import panel, target, threads
+from mlsysopt.compile.codegen import objects, panel, target, threads, workshop
 from mlsysopt.compile.codegen.kernel import begin_kernel, entry
 from mlsysopt.compile.codegen.loops import address, i64, loop
 from mlsysopt.compile.codegen.pack import pack
@@ -44,18 +44,18 @@ def _mark(module: ir.Module) -> None:
 
 
 @pytest.fixture(scope="module")
-def marked() -> target.Library:
+def marked() -> objects.Library:
     isa = target.host_isa()
     module = target.new_module("threads_mark")
     _mark(module)
     _forking("mark", module, isa)
-    return target.build(module, isa, cached=False)
+    return workshop.build(module, isa, cached=False)
 
 
 @pytest.mark.parametrize("units", [0, 1, 2, 3, 64])
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("forked", [False, True])
-def test_every_unit_is_done_once(marked: target.Library, units: int, count: int, forked: bool) -> None:
+def test_every_unit_is_done_once(marked: objects.Library, units: int, count: int, forked: bool) -> None:
     pytest.importorskip("torch")
     done = np.zeros(64, np.int64)
     calls = np.zeros((5, 8), np.int64)
@@ -87,7 +87,7 @@ def test_a_product_on_two_threads_has_the_bits_of_one(rows: int) -> None:
     module = target.new_module("threads_product")
     kernel = panel.gemm(module, isa, panel.Gemm(bias=True, activation="relu"))
     _forking(kernel.name, module, isa)
-    library = target.build(module, isa)
+    library = workshop.build(module, isa)
     rng = np.random.default_rng(rows)
     k, n = 300, 200
     x = rng.standard_normal((rows, k), np.float32)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlsysopt.compile.codegen import parts, target, workshop
+from mlsysopt.compile.codegen import objects, parts, target, workshop
 from mlsysopt.compile.codegen.panel import Gemm, gemm
 from mlsysopt.compile.codegen.workshop import Workshop
 from mlsysopt.compile.dynamic import artefact, build
@@ -25,13 +25,13 @@ UNCACHED = Options(cache=False)
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of modules, as LLVM gets them; no part is there beforehand."""
     names: list[str] = []
-    honest = target._compile
+    honest = objects._compile
 
     def compile_(text: str, isa: target.Isa, name: str) -> bytes:
         names.append(name)
         return honest(text, isa, name)
 
-    monkeypatch.setattr(target, "_compile", compile_)
+    monkeypatch.setattr(objects, "_compile", compile_)
     monkeypatch.setattr(parts, "_made", {})
     return names
 
@@ -80,7 +80,7 @@ def test_a_module_that_llvm_refuses_is_an_error_of_the_link(monkeypatch: pytest.
     def refuse(*_: Any) -> bytes:
         raise CodegenError("LLVM refused it")
 
-    monkeypatch.setattr(target, "_compile", refuse)
+    monkeypatch.setattr(objects, "_compile", refuse)
     isa = target.host_isa()
     with Workshop(isa, cached=False, timed=nullcontext) as shop:
         shop.hand_over(target.new_module("refused"))
@@ -89,24 +89,24 @@ def test_a_module_that_llvm_refuses_is_an_error_of_the_link(monkeypatch: pytest.
 
 
 def test_a_part_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch, compiled: list[str]) -> None:
-    isa, honest = target.host_isa(), target._compile
+    isa, honest = target.host_isa(), objects._compile
 
     def refuse(*_: Any) -> bytes:
         raise CodegenError("not now")
 
-    monkeypatch.setattr(target, "_compile", refuse)
+    monkeypatch.setattr(objects, "_compile", refuse)
     with pytest.raises(CodegenError, match="not now"):
         parts.object_code(isa, "f32", cached=False)
-    monkeypatch.setattr(target, "_compile", honest)
+    monkeypatch.setattr(objects, "_compile", honest)
     assert parts.object_code(isa, "f32", cached=False)[:4] == b"\x7fELF"
 
 
 def test_a_module_names_the_parts_that_it_calls() -> None:
     module = target.new_module("products")
     gemm(module, target.host_isa(), Gemm("int8"))
-    assert parts.needed(module) == ("int8",)
+    assert parts.needed(objects.Source.of(module).declared) == ("int8",)
     gemm(module, target.host_isa(), Gemm("f32"))
-    assert parts.needed(module) == ("f32", "int8")
+    assert parts.needed(objects.Source.of(module).declared) == ("f32", "int8")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

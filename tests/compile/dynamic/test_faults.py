@@ -81,13 +81,13 @@ def test_a_cache_that_cannot_be_written_costs_one_warning(monkeypatch: pytest.Mo
 
 
 def test_a_full_disk_costs_one_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    from mlsysopt.compile.codegen import target
+    from mlsysopt.compile.codegen import objects
 
     def full(path: Path, content: bytes) -> Path:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(target, "replace_file", full)
-    monkeypatch.setattr(target, "_warned", False)
+    monkeypatch.setattr(objects, "replace_file", full)
+    monkeypatch.setattr(objects, "_warned", False)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             np.testing.assert_allclose(build(chain())(X), np.exp(np.sin(np.tanh(X))), rtol=1e-5)

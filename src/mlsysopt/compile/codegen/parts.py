@@ -1,6 +1,6 @@
 """Code that many modules call and no program changes: the innermost blocks of products, compiled once in a process.
 
-A module declares what it needs; `target.build` links the parts that its declarations name. `begin` starts a part in a
+A module declares what it needs; `workshop` links the parts that its declarations name. `begin` starts a part in a
 thread of its own before anybody needs it: LLVM works without the interpreter lock.
 """
 
@@ -12,9 +12,11 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
 from mlsysopt.compile.codegen.microkernel import ELEMENT_BYTES, write_part
+from mlsysopt.compile.codegen.objects import Source
+from mlsysopt.compile.codegen.target import new_module
 
 if TYPE_CHECKING:
-    from llvmlite import ir
+    from collections.abc import Iterable
 
     from mlsysopt.compile.codegen.target import Isa
 
@@ -24,10 +26,14 @@ _lock = Lock()
 _made: dict[tuple[Isa, str], Future[bytes]] = {}
 
 
-def needed(module: ir.Module) -> tuple[str, ...]:
-    """Return the forms of weights whose blocks a module declares and does not define."""
-    declared = {one.name for one in module.functions if one.is_declaration}
-    return tuple(form for form in ELEMENT_BYTES if declared & {f"multiply_{form}", f"stream_{form}"})
+def needed(declared: Iterable[str]) -> tuple[str, ...]:
+    """Return the forms of weights whose blocks are among the functions that modules declare.
+
+    >>> needed(["stream_int8", "printf"])
+    ('int8',)
+    """
+    names = set(declared)
+    return tuple(form for form in ELEMENT_BYTES if names & {f"multiply_{form}", f"stream_{form}"})
 
 
 def begin(isa: Isa, form: str, *, cached: bool = True) -> Future[bytes]:
@@ -38,8 +44,6 @@ def begin(isa: Isa, form: str, *, cached: bool = True) -> Future[bytes]:
         form: "f32", "bf16" or "int8".
         cached: Whether it is taken from disk, and kept there.
     """
-    from mlsysopt.compile.codegen.target import Source, new_module
-
     with _lock:
         found = _made.get((isa, form))
         if found is not None and not (found.done() and found.exception()):

@@ -5,19 +5,22 @@ LLVM works without the interpreter lock, so that a program's first kernels are c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from mlsysopt.compile.codegen.parts import object_code
-from mlsysopt.compile.codegen.target import Isa, Library, Source, load, new_module
+from mlsysopt.compile.codegen.objects import Library, Source, load
+from mlsysopt.compile.codegen.parts import needed, object_code
+from mlsysopt.compile.codegen.target import new_module
 
 if TYPE_CHECKING:
     from llvmlite import ir
 
-__all__ = ["Workshop"]
+    from mlsysopt.compile.codegen.target import Isa
+
+__all__ = ["Workshop", "build"]
 
 _FULL = 600
 """Instructions of a module that is worth a start of LLVM: some 50 ms of work."""
@@ -70,10 +73,28 @@ class Workshop:
             CodegenError: LLVM refuses a module.
         """
         own = [future.result() for _, future in self._handed]
-        sources = [source for source, _ in self._handed]
-        forms = dict.fromkeys(form for source in sources for form in source.parts)
-        parts = [object_code(self._isa, form, cached=self._cached) for form in forms]
-        return load([*own, *parts], [name for source in sources for name in source.functions])
+        return _linked([source for source, _ in self._handed], own, self._isa, cached=self._cached)
+
+
+def build(module: ir.Module, isa: Isa, *, cached: bool = True) -> Library:
+    """Compile one module and load it; every function that it defines with external linkage has an address.
+
+    Args:
+        module: The code.
+        isa: What it may use.
+        cached: Whether object code of the same text is taken from disk, and kept there.
+
+    Raises:
+        CodegenError: LLVM refuses the text, which is written to the state folder.
+    """
+    source = Source.of(module)
+    return _linked([source], [source.object_code(isa, cached=cached)], isa, cached=cached)
+
+
+def _linked(sources: Sequence[Source], own: Sequence[bytes], isa: Isa, *, cached: bool) -> Library:
+    forms = needed(name for source in sources for name in source.declared)
+    parts = [object_code(isa, form, cached=cached) for form in forms]
+    return load([*own, *parts], [name for source in sources for name in source.functions])
 
 
 def _instructions(module: ir.Module) -> int:

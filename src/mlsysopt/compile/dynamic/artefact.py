@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlsysopt._version import __version__
+from mlsysopt.compile.codegen.objects import load as load_code
 from mlsysopt.compile.codegen.target import Isa, host_isa
-from mlsysopt.compile.codegen.target import load as load_code
 from mlsysopt.compile.dynamic.executable import Executable
 from mlsysopt.compile.dynamic.plan_text import plan_from, plan_json
 from mlsysopt.compile.errors import CodegenError, ExecutableError

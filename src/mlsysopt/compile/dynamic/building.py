@@ -11,9 +11,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mlsysopt.compile.codegen.flow import emit
-from mlsysopt.compile.codegen.target import Isa, Library, host_isa, new_module
-from mlsysopt.compile.codegen.target import build as build_library
+from mlsysopt.compile.codegen.objects import Library
+from mlsysopt.compile.codegen.target import Isa, host_isa, new_module
 from mlsysopt.compile.codegen.workshop import Workshop
+from mlsysopt.compile.codegen.workshop import build as build_library
 from mlsysopt.compile.dynamic.binding import Binding
 from mlsysopt.compile.dynamic.callouts import listed, refuse
 from mlsysopt.compile.dynamic.check import Failure, Trials, check

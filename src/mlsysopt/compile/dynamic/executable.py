@@ -27,7 +27,8 @@ from mlsysopt.graph.sources import OfTorch
 from mlsysopt.graph.symbolic import Dim
 
 if TYPE_CHECKING:
-    from mlsysopt.compile.codegen.target import Isa, Library
+    from mlsysopt.compile.codegen.objects import Library
+    from mlsysopt.compile.codegen.target import Isa
     from mlsysopt.compile.dynamic.explain import Explanation
     from mlsysopt.compile.options import Options
 

@@ -121,7 +121,8 @@ def _compiled(weights: str, epilogue: Epilogue, *, forks: bool = False) -> _Comp
 
 @cache
 def _compiled_once(weights: str, epilogue: Epilogue, forks: bool) -> _Compiled:
-    from mlsysopt.compile.codegen.target import build, host_isa
+    from mlsysopt.compile.codegen.target import host_isa
+    from mlsysopt.compile.codegen.workshop import build
 
     module, kernel = _written(weights, epilogue)
     if forks:
