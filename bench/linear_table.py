@@ -133,7 +133,7 @@ def growth(calls: int) -> tuple[int, int]:
     width = 128
     weight = torch.nn.Parameter(torch.randn(width, width), requires_grad=False)
     table = Decision.of([(1, "panel.f32"), (65, "aten.nn"), (257, "onednn.packed")])
-    packs = Packs(table, width, width, bias=False, threads=torch.get_num_threads())
+    packs = Packs(table, width, width, threads=torch.get_num_threads())
     x = torch.randn(calls, width)
     with torch.inference_mode():
         for rows in (1, 2, 65, 257, 300):

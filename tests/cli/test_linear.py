@@ -118,6 +118,7 @@ def test_bench_compares_and_writes(linear: Callable[..., Said], own: Path, tmp_p
 def test_a_forced_variant_is_one_table_row_for_each_length(linear: Callable[..., Said], own: Path) -> None:
     found = linear("bench", f"{own}:net", "--seq", "4,16", "--policy", "aten.nn", "--budget", "0s")
     assert found.code in (0, 4), found.err
+    assert "2 of 2 products adapted, as asked for" in found.out
     for words in ("length", "plain ms", "adapted ms", "interval", "rounds", "max error", "extra MiB", "verdict"):
         assert words in found.out
     assert len([line for line in found.out.splitlines() if line.split()[:1] in (["4"], ["16"])]) == 2
@@ -126,7 +127,8 @@ def test_a_forced_variant_is_one_table_row_for_each_length(linear: Callable[...,
 def test_nothing_to_adapt_is_not_proven(linear: Callable[..., Said], own: Path) -> None:
     found = linear("bench", f"{own}:tiny", "--seq", "4", "--budget", "0s")
     assert found.code == 4
-    assert "nothing to adapt in Sequential (0 linear products)" in found.out
+    assert "nothing to adapt in Sequential (0 of 1 linear products can be reached)" in found.out
+    assert "smaller than 128x128" in found.out
 
 
 def test_a_lower_precision_that_nothing_reaches(linear: Callable[..., Said], own: Path) -> None:
@@ -144,6 +146,9 @@ def test_a_lower_precision_that_nothing_reaches(linear: Callable[..., Said], own
         (["report", "--shapes", "64x64", "--rows", "0..4"], "allowed are a range such as 1..512"),
         (["report", "--shapes", "64x64", "--at", "S=8"], "with --shapes write --rows"),
         (["profile", "--shapes", "64x64", "--budget", "5 parsecs"], "unit"),
+        (["profile", "--shapes", "64x64", "--budget", "-5s"], "budget '-5s': a time of at least 0s is needed"),
+        (["bench", "{own}:net", "--budget", "-5s"], "budget '-5s': a time of at least 0s is needed"),
+        (["bench", "absent.py:net"], "there is no file absent.py"),
         (["bench", "bert-bse"], "did you mean bert-base"),
         (["bench", "net.pt2"], "is an exported program"),
         (["bench", "bert-base", "--seq", "8,x"], "lengths look like 8,32,128"),

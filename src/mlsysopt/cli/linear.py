@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["linear"]
 
+_BUDGET = "CPU time for measuring; what is found stays in the profile of this machine."
 _PRECISION = "Lowest precision of weights; auto: the lowest that --error allows."
 
 
@@ -59,7 +60,7 @@ def of_products(command: Any) -> Any:
             help="Sizes of a symbol of --model; may be given several times.",
         ),
         click.option("--rows", metavar="1..512 | 8,32,...", help="Row counts; without --model 1..512."),
-        option("--threads", type=click.IntRange(min=1), default=1, show_default=True),
+        option("--threads", about="Threads of one call.", type=click.IntRange(min=1), default=1, show_default=True),
         click.option(
             "--precision",
             type=click.Choice(["f32", "bf16", "int8w"]),
@@ -76,7 +77,7 @@ def of_products(command: Any) -> Any:
 @config_file
 @linear.command()
 @of_products
-@option("--budget", default="20s", show_default=True, metavar="TIME")
+@option("--budget", about=_BUDGET, default="20s", show_default=True, metavar="TIME")
 @option("--report", "folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
 @option("--json", "as_json", is_flag=True)
 def profile(budget: str, folder: Path | None, as_json: bool, **given: Any) -> int:
@@ -85,11 +86,10 @@ def profile(budget: str, folder: Path | None, as_json: bool, **given: Any) -> in
     mlsysopt linear profile --shapes bert-base --rows 1..512 --threads 1 --budget 20s
     """
     from mlsysopt.compile.linear import profiling
-    from mlsysopt.core.quantities import parse_quantity
+    from mlsysopt.compile.linear.request import parse_seconds
 
     name, shapes, rows = _products(given)
-    seconds = float(parse_quantity(budget, kind="seconds"))
-    found = profiling.profile(shapes, rows, budget_s=seconds, name=name, watch=_show, **_settings(given))
+    found = profiling.profile(shapes, rows, budget_s=parse_seconds(budget), name=name, watch=_show, **_settings(given))
     return _deliver(found, folder, as_json)
 
 
@@ -113,13 +113,19 @@ def report(folder: Path | None, as_json: bool, **given: Any) -> int:
 @linear.command()
 @click.argument("model", metavar="MODEL")
 @click.option("--seq", default="8,32,128", show_default=True, metavar="LENGTH,...", help="Lengths of the input.")
-@option("--against", default="torch", show_default=True, metavar="NAME,...")
-@option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@option(
+    "--against",
+    about="What to compare with: torch, the plain model, and inductor, which compiles it.",
+    default="torch",
+    show_default=True,
+    metavar="NAME,...",
+)
+@option("--threads", about="Threads of one call.", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--precision", default="f32", show_default=True, metavar="f32|bf16|int8w|auto", help=_PRECISION)
 @click.option("--error", type=float, help="Largest error of the output over its root mean square, below f32.")
 @click.option("--policy", default="table", show_default=True, help="Table, paper, or the name of one variant.")
 @click.option("--max-extra-memory", default="1x", show_default=True, help="For second copies: 0x, 1x, 512MiB.")
-@option("--budget", default="20s", show_default=True, metavar="TIME")
+@option("--budget", about=_BUDGET, default="20s", show_default=True, metavar="TIME")
 @click.option("--panel/--no-panel", default=True, show_default=True, help="Whether to use generated kernels.")
 @click.option("--strict", is_flag=True, help="Fail when a variant fails its numeric check, instead of barring it.")
 @click.option("--require-lower", is_flag=True, help="End with 4 when no lower precision is within --error.")

@@ -64,8 +64,8 @@ def benched(
 
     others = _others(against)
     loaded = load(model, seed=seed)
-    click.echo(f"adapting {loaded.name}: timing what the profile of this machine leaves open", err=True)
     _check_lengths(loaded, lengths)
+    click.echo(f"adapting {loaded.name}: timing what the profile of this machine leaves open", err=True)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -105,6 +105,8 @@ def _own(text: str, where: str, name: str) -> Loaded:
     from torch import nn
 
     path = Path(where)
+    if path.suffix == ".py" and not path.is_file():
+        raise UsageError(f"model {text!r}: there is no file {where}")
     try:
         module = (
             module_at(path.resolve(), f"mlsysopt_model_{path.stem}")

@@ -26,7 +26,7 @@ class Net(nn.Module):
         super().__init__()
         self.first = nn.Linear(256, 256)
         self.second = nn.Linear(256, 256)
-        self.second.weight = self.first.weight
+        self.second.weight, self.second.bias = self.first.weight, self.first.bias
         self.small = nn.Linear(256, 8)
         self.w = nn.Parameter(torch.randn(8, 256) / 16)
         self.last = nn.Linear(256, 192, bias=False)
@@ -78,6 +78,32 @@ def test_tied_layers_share_one_pack(net: Net, panels: Any) -> None:
     restore(twin)
     for _ in range(3):
         check(net, twin)
+
+
+def test_layers_with_tied_weights_and_biases_of_their_own(panels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlsysopt.compile.linear.packs import Packs
+
+    model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256)).eval()
+    model[1].weight = model[0].weight
+    twin = copy.deepcopy(model)
+    adapt(model, prices=panels, max_extra_memory="2x")
+    assert plan_of(model).weights_bytes == 4 * 256 * 256, "they are there once"
+    monkeypatch.setattr(Packs, "_make", None)  # nothing is packed again
+    for _ in range(3):
+        check(model, twin)
+
+
+def test_a_tied_layer_of_another_class_keeps_its_forward(panels: Any) -> None:
+    class Negative(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return -super().forward(x)
+
+    model = nn.Sequential(nn.Linear(256, 256, bias=False), Negative(256, 256, bias=False)).eval()
+    model[1].weight = model[0].weight
+    twin = copy.deepcopy(model)
+    adapt(model, prices=panels)
+    assert [type(one).__name__ for one in model] == ["AdaptiveLinear", "Negative"]
+    check(model, twin)
 
 
 def test_the_plan_says_what_was_decided(net: Net, panels: Any) -> None:
@@ -217,6 +243,8 @@ def test_one_variant_for_everything(net: Net, policy: str) -> None:
     for rows in (1, 2, 9, 70):
         check(net, twin, torch.randn(rows, 256))
     assert {one.decision.variants for one in plan_of(net).products} == {(policy,)}
+    assert plan_of(net).verdict() == "Net: 2 of 2 products adapted, as asked for"
+    assert "1.00x" not in str(plan_of(net)), "nothing was timed"
 
 
 def test_memory_runs_out(net: Net) -> None:
@@ -245,6 +273,9 @@ def test_where_memory_ends_panels_take_the_place_of_the_original(net: Net, panel
         ({"max_extra_memory": "much"}, r"allowed forms: \"0x\", \"1x\", \"512MiB\""),
         ({"budget": "soon"}, "quantity 'soon'"),
         ({"likely_rows": [0]}, "rows must be at least 1, got 0"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"refine": "on"}, r"refine 'on'; .*background"),
+        ({"refine": "background", "policy": "paper"}, "policy 'paper' has none that could change"),
     ],
 )
 def test_what_cannot_be_meant(net: Net, options: dict[str, Any], message: str) -> None:
@@ -285,6 +316,56 @@ def test_a_wrong_kernel_is_an_error_when_strict(net: Net, library: Any, monkeypa
     assert type(net.first) is nn.Linear
 
 
+def with_dropout() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(256, 256), nn.BatchNorm1d(256), nn.Dropout(0.5)).train()
+
+
+def test_a_batch_is_looked_at_as_if_the_model_were_evaluating(panels: Any) -> None:
+    model = with_dropout()
+    modes = [one.training for one in model.modules()]
+    before = copy.deepcopy(model.state_dict())
+    adapt(model, prices=panels, calibration=[X[0]])
+    assert plan_of(model).changed, "dropout must not make it disagree with itself"
+    assert [one.training for one in model.modules()] == modes
+    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
+
+
+class Rounded(nn.Module):
+    """Ends in something else than f32."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer, self.dtype = nn.Linear(256, 256), dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x).to(self.dtype)
+
+
+def test_outputs_of_other_types(panels: Any) -> None:
+    model = adapt(Rounded(torch.bfloat16).eval(), prices=panels, calibration=[X])
+    assert plan_of(model).changed
+    whole = Rounded(torch.int64).eval()
+    with pytest.raises(UsageError, match="without a tensor of floating-point numbers"):
+        adapt(whole, prices=panels, calibration=[X])
+    assert type(whole.layer) is nn.Linear
+
+
+def test_an_interrupt_leaves_no_half_adapted_model(net: Net, panels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlsysopt.compile.linear.packs import Packs
+
+    done: list[Packs] = []
+
+    def stops(self: Packs, *_: Any) -> None:
+        done.append(self)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Packs, "pack", stops)
+    with pytest.raises(KeyboardInterrupt):
+        adapt(net, prices=panels)
+    assert {type(one) for one in net.children()} == {nn.Linear}
+
+
 def test_a_model_that_disagrees_is_taken_back(net: Net, panels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlsysopt.compile.linear import adapting
 
@@ -323,6 +404,37 @@ def test_lower_precision_within_the_error(net: Net, panels: Any) -> None:
     with torch.inference_mode():
         apart = (net(X) - twin(X)).abs().max() / twin(X).square().mean().sqrt()
     assert 0 < float(apart) < 2e-2
+
+
+@pytest.mark.parametrize("why", ["training", "threads", "other rows"])
+def test_the_gate_sees_lower_precision_whatever_would_keep_a_call_plain(net: Net, panels: Any, why: str) -> None:
+    class FewRows(type(panels)):  # type: ignore[misc]
+        def quote(self, site: Any, variant: Any) -> Any:
+            narrow = variant.name == "panel.int8w" and (why != "other rows" or site.number("M") <= 4)
+            self.factors["panel.int8w"] = 0.25 if narrow else 5.0
+            return super().quote(site, variant)
+
+    net.train(why == "training")
+    adapt(
+        net,
+        prices=FewRows(dict(panels.factors)),
+        precision="int8w",
+        error=1e-4,
+        calibration=[X],  # ten rows
+        max_extra_memory="2x",
+        threads=2 if why == "threads" else 1,
+    )
+    plan = plan_of(net)
+    assert plan.precision.refused and plan.precision.errors is not None and plan.precision.errors.largest > 1e-3
+    assert torch.get_num_threads() == 1
+
+
+def test_a_forced_variant_that_rounds_is_not_called_f32(net: Net) -> None:
+    adapt(net, policy="panel.int8w", calibration=[X], max_extra_memory="2x")
+    assert plan_of(net).changed, "an error is what was asked for"
+    assert plan_of(net).precision.text() == "panel.int8w: 2 of 2 modules lowered, their error was not looked at"
+    adapt(net, policy="panel.int8w", calibration=[X], max_extra_memory="2x", error=1e-4)
+    assert not plan_of(net).changed
 
 
 def test_lower_precision_is_refused(net: Net, panels: Any) -> None:

@@ -170,16 +170,59 @@ def test_a_decoder(panels: object) -> None:
         same(fast(x, memory, tgt_mask=causal), plain(x, memory, tgt_mask=causal))
 
 
-def test_hooks_keep_the_fused_operator_away(panels: object) -> None:
+@pytest.mark.parametrize("part", ["linear1", "self_attn", "norm2"])
+def test_hooks_keep_the_fused_operator_away(panels: object, part: str) -> None:
     plain = nn.TransformerEncoderLayer(E, 4, 256, batch_first=True).eval()
     fast = adapt(copy.deepcopy(plain), prices=panels, max_extra_memory="2x")  # type: ignore[arg-type]
     counts = {"plain": 0, "fast": 0}
     for name, model in (("plain", plain), ("fast", fast)):
-        model.linear1.register_forward_hook(lambda *_, name=name: counts.update({name: counts[name] + 1}))
+        hooked = model.get_submodule(part)
+        hooked.register_forward_hook(lambda *_, name=name: counts.update({name: counts[name] + 1}))
     x = torch.randn(B, S, E)
     with torch.inference_mode():
         same(fast(x), plain(x))
-    assert counts == {"plain": 1, "fast": 1}
+        # A row that may attend to nothing is NaN in the fused operator alone.
+        same(fast(x, None, bool_masks()["everything"]), plain(x, None, bool_masks()["everything"]))
+    assert counts == {"plain": 2, "fast": 2}
+
+
+@pytest.mark.parametrize("adapted", ["linear", "self_attn"])
+def test_autocast_is_torch_s(adapted: str) -> None:
+    from mlsysopt.compile.linear.sites import products
+    from mlsysopt.compile.linear.swap import install
+    from mlsysopt.compile.linear.tables import Table
+    from mlsysopt.compile.variants.decision import Decision
+
+    plain = nn.TransformerEncoderLayer(E, 4, 256, batch_first=True).eval()
+    fast = copy.deepcopy(plain)
+    chosen = [one for one in products(fast) if one.path.startswith(adapted)]
+    install(fast, [Table(one, Decision.always("panel.f32")) for one in chosen], threads=1)
+    x = torch.randn(B, S, E)
+    with torch.inference_mode(), torch.autocast("cpu"):
+        assert torch.equal(fast(x), plain(x)) and fast(x).dtype is plain(x).dtype
+
+
+@pytest.mark.parametrize("rows", [8, 40])
+def test_a_fused_step_in_evaluation_mode_is_seen(rows: int) -> None:
+    from mlsysopt.compile.linear.sites import products
+    from mlsysopt.compile.linear.swap import install
+    from mlsysopt.compile.linear.tables import Table
+    from mlsysopt.compile.variants.decision import Decision
+
+    plain = nn.MultiheadAttention(E, 4, batch_first=True).eval()
+    fast = copy.deepcopy(plain)
+    # With 40 rows torch's operator stays.
+    install(fast, [Table(one, Decision.of([(1, "panel.f32"), (33, "aten.nt")])) for one in products(fast)], threads=1)
+    x = torch.randn(1, 8, E)
+    for model in (plain, fast):
+        with torch.inference_mode():
+            model(x, x, x)
+        many = torch.randn(1, rows, E, generator=torch.Generator().manual_seed(0))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+        model(many, many, many)[0].square().sum().backward()
+        optimizer.step()
+    with torch.inference_mode():
+        same(fast(x, x, x)[0], plain(x, x, x)[0])
 
 
 def test_where_little_is_gained_torch_s_operator_stays() -> None:

@@ -41,6 +41,20 @@ def test_a_planted_difference_shows(panels: Any) -> None:
     model[0].weight.data.copy_(before)
 
 
+def test_it_is_the_adapted_form_that_is_compared_whatever_the_state_of_the_caller(panels: Any) -> None:
+    model = adapt(nn.Sequential(nn.Linear(256, 256), nn.Dropout()).train(), prices=panels, threads=2)
+    found = compare(model, torch.randn(8, 256), max_seconds=1)
+    assert 0 < found.difference < 1e-4, "neither the plain form nor dropout"
+    assert torch.get_num_threads() == 1 and all(one.training for one in model.modules())
+
+
+def test_what_is_not_finite_on_both_sides_is_no_difference(panels: Any) -> None:
+    model = adapt(nn.Sequential(nn.Linear(256, 256)).eval(), prices=panels)
+    x = torch.randn(4, 256)
+    x[0, 0], x[1, 0] = float("nan"), float("inf")
+    assert 0 < compare(model, x, max_seconds=1).difference < 1e-4
+
+
 def test_a_plain_model_cannot_be_compared() -> None:
     with pytest.raises(UsageError, match="Linear was not adapted"):
         compare(nn.Linear(256, 256), torch.randn(2, 256))

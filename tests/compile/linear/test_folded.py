@@ -85,6 +85,91 @@ def test_what_is_written_is_packed(pair: Any) -> None:
     assert torch.equal(model[0].weight, twin[0].weight)
 
 
+def test_what_is_packed_again_runs_in_panels(pair: Any) -> None:
+    model, _ = pair
+    with torch.no_grad():
+        model[0].weight.mul_(-2)
+    x = torch.randn(5, 256)
+    with torch.inference_mode():
+        model(x)
+        assert model[0]._adaptive.packs.nbytes > 0
+        assert not torch.equal(model[0](x), nn.functional.linear(x, model[0].weight, model[0].bias))
+
+
+def test_what_is_written_without_a_trace_is_not_lost(pair: Any) -> None:
+    model, twin = pair
+    for one in (model, twin):
+        one[0].weight.data.mul_(-2)
+    check(model, twin)
+    assert kept(model) == [False, False] and torch.equal(model[0].weight, twin[0].weight)
+
+
+@pytest.mark.parametrize("view", [lambda one: one.detach(), lambda one: one.detach().numpy()], ids=["tensor", "numpy"])
+def test_a_view_of_a_weight_is_a_view_for_as_long_as_it_lives(pair: Any, view: Any) -> None:
+    model, twin = pair
+    views = [view(one[0].weight) for one in (model, twin)]
+    check(model, twin)
+    for one in views:
+        one[...] = 1.0
+    assert torch.equal(model[0].weight, twin[0].weight)
+    del views, one
+    check(model, twin)
+    check(model, twin)
+    assert kept(model) == [False, False] and torch.equal(model[0].weight, twin[0].weight)
+
+
+def test_a_hook_on_a_weight_stays(pair: Any) -> None:
+    model, twin = pair
+    seen: list[int] = []
+    model[0].weight.register_hook(lambda gradient: seen.append(gradient.numel()))
+    check(model, twin)
+    model(torch.ones(1, 256)).sum().backward()
+    assert seen == [128 * 256]
+
+
+def test_gradients_reach_a_weight_that_was_let_go_of_meanwhile(pair: Any) -> None:
+    model, twin = pair
+    losses = [one(torch.ones(1, 256)).sum() for one in (model, twin)]
+    check(model, twin)
+    for one in losses:
+        one.backward()
+    assert torch.equal(model[0].weight.grad, twin[0].weight.grad)
+
+
+def test_functional_call_uses_what_it_is_given(pair: Any) -> None:
+    model, twin = pair
+    x = torch.randn(5, 256)
+    for given in ({"0.weight": torch.zeros(128, 256)}, dict(twin.named_parameters())):
+        with torch.inference_mode():
+            found, wanted = (torch.func.functional_call(one, given, (x,)) for one in (model, twin))
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    check(model, twin)
+
+
+def test_copies_of_the_dictionary_hold_the_weight(pair: Any) -> None:
+    model, twin = pair
+    held = model[0]._parameters
+    assert torch.equal(dict(held)["weight"], twin[0].weight) and torch.equal({**held}["weight"], twin[0].weight)
+
+
+@pytest.mark.parametrize("shape", [(96, 256), (128, 200)])
+def test_a_weight_of_another_shape_runs_plain(pair: Any, shape: tuple[int, int]) -> None:
+    model, _ = pair
+    layer, x = model[0], torch.randn(5, shape[1])
+    layer.weight, layer.bias = nn.Parameter(torch.randn(shape)), None
+    with torch.inference_mode():
+        for _ in range(3):
+            assert torch.equal(layer(x), nn.functional.linear(x, layer.weight))
+
+
+def test_a_bias_that_goes(pair: Any) -> None:
+    model, twin = pair
+    for one in (model, twin):
+        one[0].bias = None
+    for _ in range(3):
+        check(model, twin)
+
+
 def test_another_parameter_takes_its_place(pair: Any) -> None:
     model, twin = pair
     model[0].weight = nn.Parameter(torch.ones(128, 256))
@@ -148,6 +233,26 @@ def test_copies_fold_again(pair: Any) -> None:
     assert kept(again) == [False, False] and kept(model) == [True, True]
     check(model, twin)
     assert kept(model) == [False, False]
+
+
+def test_a_copy_that_is_trained_gives_nothing_up(pair: Any) -> None:
+    model, twin = copy.deepcopy(pair[0]), pair[1]
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.5) for one in (model, twin)]
+    check(model, twin)
+    for one, optimizer in zip((model, twin), optimizers, strict=True):
+        one.train()
+        one(torch.ones(1, 256)).sum().backward()
+        optimizer.step()
+        one.eval()
+    check(model, twin)
+    assert torch.equal(model[0].weight, twin[0].weight)
+
+
+def test_a_copy_of_another_type_is_not_rounded(pair: Any) -> None:
+    model, twin = (copy.deepcopy(one).double() for one in pair)
+    x = torch.randn(5, 256, dtype=torch.float64)
+    with torch.inference_mode():
+        assert torch.equal(model(x), twin(x))
 
 
 def test_restored_it_is_an_ordinary_layer(pair: Any) -> None:

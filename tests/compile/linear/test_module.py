@@ -23,7 +23,7 @@ TABLE = Decision.of([(1, "panel.f32"), (33, "aten.nt"), (65, "onednn.packed")])
 
 def adapted(decision: Decision = TABLE, *, bias: bool = True, threads: int = 1) -> AdaptiveLinear:
     layer = nn.Linear(K, N, bias=bias).eval()
-    packs = Packs(decision, N, K, bias=bias, threads=threads)
+    packs = Packs(decision, N, K, threads=threads)
     take_over(layer, packs)
     packs.pack(layer.weight, layer.bias)
     assert isinstance(layer, AdaptiveLinear)
@@ -52,7 +52,7 @@ def ran_plain(layer: AdaptiveLinear, x: torch.Tensor) -> bool:
     held = packs(layer)
     bound = held._bound
     assert bound is not None
-    spied = tuple(None if one is None else _spied(one, called) for one in bound.calls)
+    spied = {name: _spied(one, called) for name, one in bound.calls.items()}
     bound.calls, before = spied, bound.calls
     layer(x)
     bound.calls = before
@@ -187,10 +187,24 @@ def test_changed_parameters_are_used_at_once_and_packed_again(change: str) -> No
         assert not ran_plain(layer, x)
 
 
-def test_no_bias_after_all() -> None:
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_bias_that_goes_or_comes_later(bias: bool) -> None:
+    layer = adapted(bias=bias)
+    layer.bias = None if bias else nn.Parameter(torch.randn(N))  # type: ignore[assignment]
+    for _ in range(3):
+        check(layer, torch.randn(5, K))
+    with torch.inference_mode():
+        assert not ran_plain(layer, torch.randn(5, K))
+
+
+@pytest.mark.parametrize("shapes", [((N - 8, K), (N - 8,)), ((N + 8, K), (N + 8,)), ((N, K - 8), (N,)), ((N, K), (1,))])
+def test_parameters_of_other_shapes_are_torch_s(shapes: tuple[tuple[int, int], tuple[int]]) -> None:
     layer = adapted()
-    layer.bias = None  # type: ignore[assignment]
-    check(layer, torch.randn(5, K))
+    layer.weight, layer.bias = (nn.Parameter(torch.randn(shape)) for shape in shapes)
+    x = torch.randn(5, shapes[0][1])
+    with torch.inference_mode():
+        for _ in range(3):
+            assert torch.equal(layer(x), plain(layer, x))
 
 
 def test_an_optimizer_step_is_seen() -> None:
@@ -202,6 +216,36 @@ def test_an_optimizer_step_is_seen() -> None:
     layer.eval()
     for _ in range(3):
         check(layer, x)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("rows", [5, 40])
+def test_an_optimizer_step_in_evaluation_mode_is_seen(rows: int, fused: bool) -> None:
+    layer, x = adapted(), torch.randn(5, K)  # 40 rows run plain anyway
+    check(layer, x)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=fused)
+    layer(torch.randn(rows, K)).square().mean().backward()
+    optimizer.step()
+    for _ in range(3):
+        check(layer, x)
+
+
+def test_packs_that_are_dropped_while_they_are_made_do_not_stay() -> None:
+    layer = adapted()
+    held, made = packs(layer), packs(layer)._make
+    droppers: list[threading.Thread] = []
+
+    def make(weight: torch.Tensor, bias: torch.Tensor | None) -> object:
+        found = made(weight, bias)
+        droppers.append(threading.Thread(target=held.drop))
+        droppers[0].start()
+        droppers[0].join(0.2)
+        return found
+
+    held._make = make  # type: ignore[method-assign,assignment]
+    held.pack(layer.weight, layer.bias)
+    droppers[0].join()
+    assert held._bound is None
 
 
 def test_functional_call_never_packs_in_vain() -> None:
@@ -360,7 +404,7 @@ def test_hooks_stay() -> None:
     layer = nn.Linear(K, N).eval()
     seen: list[int] = []
     layer.register_forward_hook(lambda module, args, y: seen.append(y.shape[0]))
-    take_over(layer, Packs(TABLE, N, K, bias=True))
+    take_over(layer, Packs(TABLE, N, K))
     check(layer, torch.randn(5, K))
     assert seen == [5]
 
@@ -395,7 +439,7 @@ def test_conv1d_of_transformers() -> None:
 
     layer = Conv1D(N, K).eval()
     twin = copy.deepcopy(layer)
-    take_over(layer, Packs(TABLE, N, K, bias=True, transposed=True))
+    take_over(layer, Packs(TABLE, N, K, transposed=True))
     for rows in (5, 40, 80):
         x = torch.randn(2, rows, K)
         with torch.inference_mode():

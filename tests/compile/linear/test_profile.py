@@ -45,7 +45,7 @@ def test_without_a_budget_nothing_is_timed() -> None:
     found = profile(SMALL, parse_rows("1..8"), budget_s=0.0, machine=machine, panel=False)
     assert machine.rows == []
     assert found.products[0].decision.variants == ("aten.nt",)
-    assert found.lines == ("not measured at 1 thread",)
+    assert found.lines == ("not measured at 1 thread: mlsysopt linear profile does it",)
 
 
 def test_each_product_may_have_row_counts_of_its_own() -> None:

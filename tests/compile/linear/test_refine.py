@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 
 import numpy as np
@@ -92,6 +93,66 @@ def test_the_table_stays_as_short_as_the_grid() -> None:
         firsts = [one.first for one in refiner.decision.segments]
         assert len(firsts) <= len(ROWS)
         assert set(firsts) <= set(ROWS)
+
+
+def test_only_the_rows_where_the_loser_ran_change_hands() -> None:
+    table = Decision(
+        (Segment(1, "panel.f32", runner_up="onednn.packed"), Segment(10, "aten.nt", runner_up="onednn.packed"))
+    )
+    refiner = Refiner(table, ROWS, every=1)
+    feed(refiner, 6, {"panel.f32": 2.0, "aten.nt": 3.0, "onednn.packed": 1.0}, 2 * PAIRS)
+    found = refiner.decision
+    assert [found.at(rows) for rows in (3, 4, 9, 10, 15)] == [
+        "panel.f32",
+        "onednn.packed",
+        "onednn.packed",
+        "aten.nt",
+        "aten.nt",
+    ]
+
+
+def test_the_baseline_has_no_gain_over_itself() -> None:
+    refiner = Refiner(TABLE, ROWS, every=1)
+    feed(refiner, 8, {"panel.f32": 2.0, "aten.nt": 1.0, "onednn.packed": 3.0}, PAIRS)
+    (won,) = [one for one in refiner.decision.segments if one.variant == "aten.nt"]
+    assert (won.gain, won.low, won.high) == (1.0, 1.0, 1.0)
+
+
+def test_only_what_may_be_tried_is_tried() -> None:
+    refiner = Refiner(TABLE, ROWS, able=("panel.f32", "aten.nt"), every=1)
+    assert refiner.due(2) == "aten.nt", "the runner-up may not run"
+    refiner = Refiner(TABLE, ROWS, able=("panel.f32",), every=1)
+    assert refiner.due(2) is None
+
+
+def test_each_of_both_is_first_in_every_other_pair() -> None:
+    refiner = Refiner(TABLE, ROWS, every=1)
+    firsts: list[str] = []
+    for _ in range(4):
+        firsts.append(refiner.first_of(8, "panel.f32", "aten.nt"))
+        refiner.record(8, "panel.f32", "aten.nt", seconds=1.0, challenger_seconds=1.0)
+    assert firsts == ["panel.f32", "aten.nt"] * 2
+
+
+def test_verdicts_are_recalled_where_they_fit() -> None:
+    first = Refiner(TABLE, ROWS, every=1)
+    feed(first, 8, {"panel.f32": 2.0, "aten.nt": 1.0, "onednn.packed": 3.0}, 60)
+    again = Refiner(TABLE, ROWS, every=1)
+    again.recall(first.verdicts)
+    assert again.decision == first.decision and again.judged == first.judged and again.moved == first.moved == 1
+    assert again.due(8) is None, "nothing is left to learn there"
+    for other in (Refiner(TABLE, (1, 4, 20, 64), every=1), Refiner(TABLE, ROWS, able=("panel.f32",), every=1)):
+        other.recall(first.verdicts)
+        assert other.decision == TABLE and not other.judged
+
+
+def test_copies_go_on_from_where_they_were() -> None:
+    refiner = Refiner(TABLE, ROWS, every=1, tell=lambda one: None)
+    speed = {"panel.f32": 2.0, "aten.nt": 1.0, "onednn.packed": 3.0}
+    feed(refiner, 8, speed, PAIRS - 1)
+    again = pickle.loads(pickle.dumps(refiner))
+    feed(again, 8, speed, 1)
+    assert again.decision.at(8) == "aten.nt" and refiner.decision == TABLE and again.tell is None
 
 
 def test_threads_lose_no_table() -> None:

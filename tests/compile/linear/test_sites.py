@@ -40,7 +40,7 @@ def test_a_model_that_is_one_layer_has_its_own_name() -> None:
 
 
 def test_tied_weights_are_one_product_with_two_users() -> None:
-    model = nn.ModuleDict({"a": nn.Linear(256, 256), "b": nn.Linear(256, 256, bias=False)})
+    model = nn.ModuleDict({"a": nn.Linear(256, 256, bias=False), "b": nn.Linear(256, 256, bias=False)})
     model["b"].weight = model["a"].weight
     (one,) = products(model)
     assert one.users == ("a", "b")
@@ -121,6 +121,24 @@ def test_what_stays_as_it_is_says_why(reason: str) -> None:
     model = nn.Sequential(refused()[reason])
     assert reason in {one.reason for one in products(model)}
     assert not any(one.adaptable for one in products(model))
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+def test_lazy_layers_are_listed() -> None:
+    model = nn.Sequential(nn.LazyLinear(256), nn.LazyConv1d(8, 3))
+    assert [(one.n, one.k, one.adaptable) for one in products(model)] == [(256, 0, False)]
+
+
+@pytest.mark.parametrize("options", [{"add_bias_kv": True}, {"kdim": 96}])
+def test_the_output_of_an_attention_that_torch_runs_is_out_of_reach(options: dict[str, object]) -> None:
+    found = products(nn.MultiheadAttention(256, 4, **options))  # type: ignore[arg-type]
+    assert "out_proj" in {one.path for one in found} and not any(one.adaptable for one in found)
+
+
+def test_work_on_a_shared_weight_is_counted_once() -> None:
+    model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256), nn.Linear(256, 512)).eval()
+    model[1].weight = model[0].weight
+    assert [one.share for one in products(model, trace(model, torch.randn(4, 256)))] == [0.25, 0.25, 0.5]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch is about to drop them

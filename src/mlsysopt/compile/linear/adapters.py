@@ -57,6 +57,8 @@ class AdaptiveAttention(nn.MultiheadAttention):
             if found is not None:
                 y, weights = found
                 return y, weights.mean(1) if weights is not None and average_attn_weights else weights
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            _heed_training(self.parts())
         return super().forward(
             query,
             key,
@@ -119,15 +121,21 @@ class AdaptiveEncoderLayer(nn.TransformerEncoderLayer):
         return super().forward(src, src_mask, src_key_padding_mask, is_causal)
 
     def _covers(self, src: Tensor) -> bool:
-        # With gradients torch takes the same steps itself; nested tensors only its operator understands.
+        # With gradients, hooks or autocast torch takes the same steps itself, through the parts; nested tensors only
+        # its operator understands.
         attention = self.self_attn
         return (
             self._adaptive is not None
-            and not (self.training or torch.is_grad_enabled())
+            and not (self.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
             and isinstance(attention, AdaptiveAttention)
             and attention.covers(src)
+            and not _hooked(self, *self.children(), attention.out_proj)
             and _pays(src, (*attention.parts(), self.linear1, self.linear2))
         )
+
+
+def _hooked(*modules: nn.Module) -> bool:
+    return any(one.__dict__["_forward_hooks"] or one.__dict__["_forward_pre_hooks"] for one in modules)
 
 
 def _pays(x: Tensor, parts: Iterable[nn.Module]) -> bool:
@@ -143,6 +151,17 @@ def _pays(x: Tensor, parts: Iterable[nn.Module]) -> bool:
         work += size
         better += 0 if taken.packs.stays_for(rows) else size
     return better >= _LEAST_SHARE * work
+
+
+def _heed_training(parts: Iterable[nn.Module]) -> None:
+    """Drop packs where torch is about to record gradients on the parameters themselves."""
+    for part in parts:
+        taken: Taken | None = part.__dict__.get(STATE)
+        if taken is not None and taken.packs is not None:
+            own, prefix = parameters_of(part), "in_proj_" if isinstance(part, nn.MultiheadAttention) else ""
+            weight, bias = own.get(f"{prefix}weight"), own.get(f"{prefix}bias")
+            if weight is not None:
+                taken.packs.heeds_training(weight, bias)
 
 
 def take_over_attention(module: nn.MultiheadAttention, packs: Packs) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlsysopt.compile.linear.forced import forced
@@ -14,16 +15,16 @@ from mlsysopt.compile.linear.grid import MOST_ROWS, Grid, grid
 from mlsysopt.compile.linear.plan import Plan, Uncovered
 from mlsysopt.compile.linear.plan import Product as Planned
 from mlsysopt.compile.linear.precision import RUNGS, Outcome, climb, output_errors
-from mlsysopt.compile.linear.request import TABLE, Request
+from mlsysopt.compile.linear.refine import BACKGROUND, OFF, Refiner
+from mlsysopt.compile.linear.request import TABLE, Request, parse_seconds
 from mlsysopt.compile.linear.segments import BASELINE
-from mlsysopt.compile.linear.sites import Product, Trace, call, products, trace
+from mlsysopt.compile.linear.sites import Product, Trace, products, trace
 from mlsysopt.compile.linear.tables import Kind, Table, kinds, priced, tables
 from mlsysopt.compile.variants.decision import Decision
-from mlsysopt.core.errors import UsageError
-from mlsysopt.core.quantities import parse_quantity
+from mlsysopt.core.errors import UsageError, near_misses
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from mlsysopt.compile.linear.decide import Prices
     from mlsysopt.compile.variants.machine import MachineProfile
@@ -42,12 +43,27 @@ _WHOLE_MODEL = 1e-2
 
 @dataclass(frozen=True)
 class _Attached:
-    """`model.plan`: a function that copies and pickles."""
+    """`model.plan`: a function that copies and pickles.
+
+    Attributes:
+        plan: What was decided.
+        refiners: For each of its products what has been learned since, None where nothing is.
+    """
 
     plan: Plan
+    refiners: tuple[Refiner | None, ...] = ()
 
     def __call__(self) -> Plan:
-        return self.plan
+        learned = [one for one in self.refiners if one is not None]
+        judged, moved = sum(len(one.verdicts) for one in learned), sum(one.moved for one in learned)
+        if not judged:
+            return self.plan
+        products = (
+            one if refiner is None else replace(one, decision=refiner.decision)
+            for one, refiner in zip(self.plan.products, self.refiners, strict=True)
+        )
+        said = f"refined while running: comparisons settled: {judged}, tables changed by them: {moved}"
+        return replace(self.plan, products=tuple(products), lines=(*self.plan.lines, said))
 
 
 def adapt(
@@ -66,6 +82,7 @@ def adapt(
     panel: bool = True,
     strict: bool = False,
     most_rows: int = MOST_ROWS,
+    refine: str = OFF,
 ) -> Model:
     """Let a model's constant-weight products pick their kernel by the number of rows, in place.
 
@@ -90,12 +107,14 @@ def adapt(
         panel: Whether generated kernels may be used.
         strict: Whether a kernel that computes something else is an error instead of barred.
         most_rows: Largest number of rows that will arrive.
+        refine: "background" lets tables go on learning: one call in 500 of a product also times the next best of the
+            forms that it keeps, and twenty such pairs may move a threshold. What is learned stays in the profile.
 
     Returns:
         The same module.
 
     Raises:
-        UsageError: an unknown precision or policy, a budget that cannot be read.
+        UsageError: an unknown precision, policy or way to refine, a budget that cannot be read, threads below 1.
         MissingExtra: generated kernels need llvmlite.
         NumericsError: a kernel failed its check, and `strict` is set.
 
@@ -104,30 +123,34 @@ def adapt(
     >>> adapt(net, policy="aten.nn", threads=torch.get_num_threads()) is net
     True
     >>> print(net.plan().verdict())
-    Sequential: 1 of 1 products adapted, 1.00x where they differ from aten.nt
+    Sequential: 1 of 1 products adapted, as asked for
     """
     import torch
 
     from mlsysopt.compile.linear import swap
+    from mlsysopt.compile.linear.keeping import refiners
+    from mlsysopt.compile.linear.lowering import answer
     from mlsysopt.compile.linear.profiling import ProfilePrices, residency
     from mlsysopt.compile.variants.machine import MachineProfile
 
     request = Request.of(policy, precision, panel)
-    spend = float(parse_quantity(budget, kind="seconds")) if policy == TABLE else 0.0
+    _check(threads, refine, policy)
+    spend = parse_seconds(budget) if policy == TABLE else 0.0
     points = grid(most_rows, likely_rows)
     restore(module)
     used = threads or torch.get_num_threads()
     seen: Trace | None = trace(module, calibration[0]) if calibration else None
     found = products(module, seen)
     groups = kinds(found, used)
-    original = sum(group.original_bytes * len(group.members) for group in groups)
+    weights = {one.path: swap.weights_of(module, one) for group in groups for one in group.members}
+    # Tied weights are there once.
+    original = sum({matrix.data_ptr(): matrix.nbytes for matrix, _ in weights.values()}.values())
     room = parse_budget(max_extra_memory, original)
     if not groups:
         return _settled(module, Plan(type(module).__name__, (), _uncovered(found), threads=used))
     where = residency(original)
     held = (MachineProfile.open() if profile is None else profile) if prices is None else None
     source = ProfilePrices.open(held, residency=where) if prices is None else prices
-    weights = {one.path: swap.weights_of(module, one) for group in groups for one in group.members}
     known = priced(groups, request.candidates, source, points, weights, budget_s=spend, strict=strict)
     del weights  # whose storage a folded layer gives up
     # With room for copies of everything nobody's parameters need to become something that is made on demand.
@@ -135,20 +158,28 @@ def adapt(
     lines, outcome = request.lines(held), Outcome("f32", 0.0)
     if policy != TABLE:
         chosen = forced(known, policy, room, free)
+        if request.rounds:
+            lowered = {one.product.path: policy if one.changed else "f32" for one in chosen}
+            outcome = Outcome(policy, math.inf if error is None else error, lowered)
     elif precision == "f32":
         chosen = tables(known, room, free)
     else:
         chosen, outcome = _lowest(module, known, request, room, points, used, error, calibration)
-    swap.install(module, chosen, threads=used)
-    if calibration and not _agrees(module, calibration[0], outcome.limit if outcome.lowered else 0.0):
-        restore(module)
-        lines.append("the adapted model did not agree with the plain one, and was taken back")
-        chosen = [Table(one.product, Decision.always(BASELINE)) for one in chosen]
+    learning = refiners(chosen, points.rows, used, held, where) if refine == BACKGROUND else {}
+    wanted = answer(module, calibration[0], used) if calibration else None
+    swap.install(module, chosen, threads=used, refiners=learning)
+    if calibration and wanted is not None:
+        limit = max(_WHOLE_MODEL, outcome.limit if outcome.lowered else 0.0)
+        if not _agrees(module, calibration[0], wanted, limit, used):
+            restore(module)
+            lines.append("the adapted model did not agree with the plain one, and was taken back")
+            chosen, learning = [Table(one.product, Decision.always(BASELINE)) for one in chosen], {}
     if held is not None and policy == TABLE and used not in held.threads_measured():
         lines.append(f"not measured at {used} thread{'s' if used != 1 else ''}: times are those of a model")
+    together = _together(chosen)
     decided = Plan(
         type(module).__name__,
-        _planned(chosen),
+        tuple(_planned(some) for some in together.values()),
         _uncovered(found),
         threads=used,
         machine="" if held is None else str(held.here),
@@ -158,7 +189,17 @@ def adapt(
         precision=outcome,
         lines=tuple(lines),
     )
-    return _settled(module, decided)
+    return _settled(module, decided, tuple(learning.get(alike) for alike in together))
+
+
+def _check(threads: int | None, refine: str, policy: str) -> None:
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, got {threads}")
+    allowed = (OFF, BACKGROUND)
+    if refine not in allowed:
+        raise UsageError(f"refine {refine!r}; {near_misses(refine, allowed, noun='way to refine')}")
+    if refine == BACKGROUND and policy != TABLE:
+        raise UsageError(f"refine={refine!r} is for tables: policy {policy!r} has none that could change")
 
 
 def restore(module: Model) -> Model:
@@ -190,13 +231,13 @@ def plan_of(module: nn.Module) -> Plan:
     attached = module.__dict__.get(_PLAN)
     if attached is None:
         raise UsageError(f"{type(module).__name__} was not adapted: call linear.adapt(model) first")
-    return attached.plan
+    return attached()
 
 
-def _settled(module: Model, decided: Plan) -> Model:
+def _settled(module: Model, decided: Plan, refiners: tuple[Refiner | None, ...] = ()) -> Model:
     """Attach the plan, and say what the caller should not miss."""
     _give_back()
-    attached = _Attached(decided)
+    attached = _Attached(decided, refiners)
     module.__dict__[_PLAN] = attached
     if not hasattr(module, "plan"):
         module.__dict__["plan"] = attached
@@ -244,29 +285,30 @@ def _lowest(
     return tables(known, room, {}, allowed), outcome
 
 
-def _agrees(module: nn.Module, batch: Any, limit: float) -> bool:
-    """Tell whether an adapted model gives what the plain one gives, to within a limit or what f32 allows."""
-    import torch
+def _agrees(module: nn.Module, batch: Any, wanted: Tensor, limit: float, threads: int) -> bool:
+    """Tell whether an adapted model gives what the plain one gave, to within a limit."""
+    from mlsysopt.compile.linear.lowering import answer
 
-    from mlsysopt.compile.linear import swap
-    from mlsysopt.compile.linear.lowering import output
+    try:
+        found = answer(module, batch, threads)
+    except BaseException:
+        restore(module)
+        raise
+    return output_errors(found.numpy(), wanted.numpy()).largest <= limit
 
-    twin = swap.plain_twin(module)
-    with torch.inference_mode():
-        wanted, found = output(call(twin, batch)), output(call(module, batch))
-    return output_errors(found.numpy(), wanted.double().numpy()).largest <= max(limit, _WHOLE_MODEL)
 
-
-def _planned(chosen: Sequence[Table]) -> tuple[Planned, ...]:
-    """Return equal tables of equal products as one."""
-    together: dict[tuple[Any, ...], list[Product]] = {}
+def _together(chosen: Sequence[Table]) -> dict[tuple[Any, ...], list[Table]]:
+    """Return equal tables of equal products, each as one."""
+    found: dict[tuple[Any, ...], list[Table]] = {}
     for one in chosen:
-        key = (one.product.k, one.product.n, one.decision, one.forms, one.extra_bytes)
-        together.setdefault(key, []).append(one.product)
-    return tuple(
-        Planned(k, n, _label(members), len(members), decision, forms, extra)
-        for (k, n, decision, forms, extra), members in together.items()
-    )
+        found.setdefault(one.alike, []).append(one)
+    return found
+
+
+def _planned(alike: Sequence[Table]) -> Planned:
+    one = alike[0]
+    label = _label([each.product for each in alike])
+    return Planned(one.product.k, one.product.n, label, len(alike), one.decision, one.forms, one.extra_bytes)
 
 
 def _label(members: Sequence[Product]) -> str:

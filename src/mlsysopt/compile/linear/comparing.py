@@ -47,10 +47,10 @@ def compare(
 ) -> Compared:
     """Time an adapted model against the plain one on the same inputs, in paired and interleaved rounds.
 
-    The plain side is a copy that shares all parameters.
+    The plain side is a copy that shares all parameters. Both run in evaluation mode and on the threads of the plan.
 
     Args:
-        adapted: A model after `adapt`, in evaluation mode.
+        adapted: A model after `adapt`.
         inputs: A tensor, a tuple of positional or a mapping of keyword arguments.
         max_seconds: No round starts after so long.
         clock: "cpu", "wall" or "auto"; None takes CPU time at one thread and "auto" above.
@@ -61,7 +61,7 @@ def compare(
     """
     import torch
 
-    from mlsysopt.compile.linear.lowering import output
+    from mlsysopt.compile.linear.lowering import answer, serving
     from mlsysopt.compile.linear.swap import plain_twin
 
     threads = plan_of(adapted).threads
@@ -74,13 +74,15 @@ def compare(
 
         return run
 
-    with torch.inference_mode():
-        difference = float((output(call(twin, inputs)) - output(call(adapted, inputs))).abs().max())
-    ratio = compare_sides(
-        side(twin),
-        side(adapted),
-        clock=clock or ("cpu" if threads == 1 else "auto"),
-        max_seconds=max_seconds,
-        names=names,
-    )
-    return Compared(ratio, difference)
+    plain, fast = answer(twin, inputs, threads), answer(adapted, inputs, threads)
+    # What is NaN or infinite in both is no difference.
+    apart = (plain - fast).abs().masked_fill((plain == fast) | (plain.isnan() & fast.isnan()), 0.0)
+    with serving(adapted, threads), serving(twin, threads):
+        ratio = compare_sides(
+            side(twin),
+            side(adapted),
+            clock=clock or ("cpu" if threads == 1 else "auto"),
+            max_seconds=max_seconds,
+            names=names,
+        )
+    return Compared(ratio, float(apart.max()) if apart.numel() else 0.0)

@@ -1,7 +1,8 @@
 """Layers whose weights live in panels alone: no second copy, and the parameter is made again when somebody reads it.
 
 Packing is a permutation, so that what is read is bit for bit what was there. A parameter that was read stays for as
-long as somebody holds it; what was written into it meanwhile is packed before the next call.
+long as somebody holds it, a hook on it, a gradient of it or a view of its storage; what was written into it meanwhile
+is packed before the next call, or, where a write leaves no trace, when it is let go.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import copy
 import sys
 import threading
-from collections.abc import ItemsView, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, ValuesView
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mlsysopt.compile.linear.module import AdaptiveLinear, Taken, parameters_of
-from mlsysopt.compile.linear.packs import Bound, Packs
+from mlsysopt.compile.linear.packs import Bound, Packs, packable
 from mlsysopt.compile.variants.registry import variant
 from mlsysopt.compile.variants.site import Packed
 
@@ -36,6 +37,7 @@ class Folded:
         token: An empty parameter that stands in the layer's dictionary for the one that is not there.
         packed: The panels.
         parameter: The parameter, while somebody may hold it.
+        handed_out: Whether somebody may have written into it since it was packed, without a trace.
     """
 
     def __init__(self, weight: nn.Parameter, packed: Packed) -> None:
@@ -44,9 +46,10 @@ class Folded:
         self.requires_grad = weight.requires_grad
         self.marks = dict(weight.__dict__)
         with torch.inference_mode(False):
-            self.token = nn.Parameter(torch.empty(0), requires_grad=weight.requires_grad)
-        self.parameter: nn.Parameter | None = None
-        self.state = (-1, 0)
+            self.token = nn.Parameter(torch.empty(0, device="cpu"), requires_grad=weight.requires_grad)
+        self.parameter: nn.Parameter | None = weight
+        self.state = (weight._version, weight.data_ptr())
+        self.handed_out = False
         self.reads = 0
         self.lock = threading.RLock()
 
@@ -62,33 +65,33 @@ class Folded:
                 vars(made).update(self.marks)
                 self.reads += 1
                 self.parameter, self.state = made, (made._version, made.data_ptr())
+            self.handed_out = True
             return self.parameter
 
     def replace(self, parameter: nn.Parameter) -> None:
         """Take another parameter: it is packed before the next call."""
         with self.lock:
-            self.parameter, self.state = parameter, (-1, 0)
+            if parameter is not self.parameter:
+                self.parameter, self.state = parameter, (-1, 0)
 
     def settle(self, packs: FoldedPacks) -> bool:
         """Pack what was written, and let go of a parameter that nobody holds; False when it cannot be packed."""
         with self.lock:
-            parameter = self.parameter
-            if parameter is None:
+            if self.parameter is None:
                 return True
-            plain = parameter.dtype is torch.float32 and parameter.is_cpu and tuple(parameter.shape) == self.shape
-            if not plain or type(parameter) is not nn.Parameter or parameter.is_inference():
+            if not packable(self.parameter, self.shape):
                 return False
-            state = (parameter._version, parameter.data_ptr())
-            if state != self.state:
-                self.packed = packs.packed(parameter)
+            held = self.reads >= _PATIENCE or _bears_more(self.parameter) or _references(self) > _UNHELD
+            state = (self.parameter._version, self.parameter.data_ptr())
+            # Not every write leaves a trace, and after this there is no place where one could be seen.
+            if state != self.state or (self.handed_out and not held):
+                self.packed = packs.packed(self.parameter)
                 packs.drop()
                 self.state = state
-            self.requires_grad = parameter.requires_grad
+            self.requires_grad = self.parameter.requires_grad
             self.token.requires_grad_(self.requires_grad)
-            idle = parameter.grad is None and self.reads < _PATIENCE
-            del parameter
-            if idle and _references(self) == _UNHELD:
-                assert self.parameter is not None
+            self.handed_out = held
+            if not held:
                 self.marks = dict(self.parameter.__dict__)
                 self.parameter = None
             return True
@@ -101,7 +104,7 @@ class FoldedPacks(Packs):
 
     def packed(self, weight: Tensor) -> Packed:
         """Return a weight in panels."""
-        return variant(VARIANT).prepare(weight.detach(), None, self.site)
+        return variant(VARIANT).prepare(weight.detach(), None, self.site(None))
 
     def drop(self) -> None:
         super().drop()
@@ -109,11 +112,14 @@ class FoldedPacks(Packs):
         if folded is not None and folded.parameter is not None:
             folded.state = (-1, 0)
 
+    def _readable(self, weight: Tensor) -> bool:
+        return True  # it stands for panels, see `Folded.settle`
+
     def _make(self, weight: Tensor, bias: Tensor | None) -> Bound:
         assert self.folded is not None
         packed = self.folded.packed
-        run = variant(VARIANT).bind(self.site, packed, None if bias is None else bias.detach())
-        return Bound(weight, bias, (run,) * len(self.decision.segments), packed.nbytes)
+        run = variant(VARIANT).bind(self.site(bias), packed, None if bias is None else bias.detach())
+        return Bound(weight, bias, {VARIANT: run}, packed.nbytes)
 
 
 class FoldedParameters(dict[str, Any]):
@@ -122,6 +128,14 @@ class FoldedParameters(dict[str, Any]):
     def __init__(self, plain: dict[str, Any], folded: Folded) -> None:
         super().__init__({name: folded.token if name == "weight" else one for name, one in plain.items()})
         self.folded = folded
+
+    def folds(self) -> bool:
+        """Tell whether the weight is the one in panels; `torch.func.functional_call` puts others in its place."""
+        return super().get("weight") is self.folded.token
+
+    def __iter__(self) -> Iterator[str]:
+        # Python copies the plain content of a dictionary, token and all, unless it has an iterator of its own.
+        return super().__iter__()
 
     def __getitem__(self, name: str) -> Any:
         held = super().__getitem__(name)
@@ -169,13 +183,11 @@ class FoldedLinear(AdaptiveLinear):
     def forward(self, input: Tensor) -> Tensor:
         taken = self._adaptive
         if not torch.compiler.is_compiling() and taken is not None and not self.training:
+            if type(self.__dict__["_parameters"]) is dict:
+                _fold_again(self)
             parameters = self.__dict__["_parameters"]
-            if type(parameters) is dict and type(parameters.get("weight")) is nn.Parameter:
-                assert taken.packs is not None
-                fold(self, taken.packs)
-                parameters, taken = self.__dict__["_parameters"], self.__dict__["_adaptive"]
-            if type(parameters) is FoldedParameters and "weight" in parameters:
-                packs, folded = taken.packs, parameters.folded
+            if type(parameters) is FoldedParameters and parameters.folds():
+                packs, folded = self.__dict__["_adaptive"].packs, parameters.folded
                 assert isinstance(packs, FoldedPacks)
                 if folded.parameter is None or folded.settle(packs):
                     y = packs.multiply(input, folded.token, parameters.get("bias"))
@@ -185,23 +197,33 @@ class FoldedLinear(AdaptiveLinear):
 
 
 def fold(module: nn.Module, packs: Packs) -> None:
-    """Give up the original form of a layer's weight, in place.
+    """Give up the original form of a layer's weight, in place, as soon as nobody else holds it.
 
     Args:
-        module: An `nn.Linear` whose weight nobody else needs, see `held_elsewhere`.
+        module: An `nn.Linear`, see `held_elsewhere`.
         packs: Its decision, which runs panels alone.
     """
     taken: Taken = module.__dict__["_adaptive"]
     plain = parameters_of(module)
     weight = plain["weight"]
     assert weight is not None
-    made = FoldedPacks(packs.decision, packs.n, packs.k, bias=packs.bias, threads=packs.threads, notices=packs.notices)
+    made = FoldedPacks(packs.decision, packs.n, packs.k, threads=packs.threads, notices=packs.notices)
     folded = Folded(weight, made.packed(weight))
     made.folded = folded
     made.pack(folded.token, plain.get("bias"))
     module.__dict__["_parameters"] = FoldedParameters(plain, folded)
     module.__dict__["_adaptive"] = Taken(taken.original, made)
     module.__class__ = FoldedLinear
+    del weight, plain
+    folded.settle(made)
+
+
+def _fold_again(module: nn.Module) -> None:
+    """Fold a copy."""
+    weight, packs = parameters_of(module).get("weight"), module.__dict__["_adaptive"].packs
+    if type(weight) is nn.Parameter and packable(weight, (packs.n, packs.k)):
+        del weight
+        fold(module, packs)
 
 
 def unfold(module: nn.Module) -> None:
@@ -212,12 +234,23 @@ def unfold(module: nn.Module) -> None:
 
 
 def held_elsewhere(module: nn.Module) -> bool:
-    """Tell whether somebody beside an `nn.Linear` holds its weight: an optimizer, a list of parameters, a gradient."""
+    """Tell whether somebody beside an `nn.Linear` holds its weight: an optimizer, a list of parameters, a hook."""
     weight = parameters_of(module)["weight"]
-    if weight is None or weight.grad is not None:
+    if weight is None or _bears_more(weight):
         return True
     del weight
     return _parameter_references(module) > _parameter_references(nn.Linear(1, 1))
+
+
+def _bears_more(parameter: nn.Parameter) -> bool:
+    """Tell whether something hangs on a parameter that one made again would not have."""
+    hooks = parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
+    return parameter.grad is not None or bool(hooks) or _owners(parameter) > _SOLE
+
+
+def _owners(parameter: nn.Parameter) -> int:
+    """Return how many tensors share a parameter's storage, as far as torch tells."""
+    return _storage_owners(parameter.untyped_storage()._cdata)  # pyright: ignore[reportPrivateUsage]
 
 
 def _parameter_references(module: nn.Module) -> int:
@@ -236,3 +269,7 @@ class _Holder:
 
 
 _UNHELD = _references(_Holder())
+# Private to torch: where it is gone, nobody is known to share a storage.
+_C: Any = torch._C  # pyright: ignore[reportPrivateUsage]
+_storage_owners: Callable[[int], int] = getattr(_C, "_storage_Use_Count", lambda _: 0)
+_SOLE = _owners(_Holder().parameter)

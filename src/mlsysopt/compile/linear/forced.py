@@ -9,7 +9,7 @@ from mlsysopt.compile.linear.packs import PAPER as FIRST_SEEN
 from mlsysopt.compile.linear.request import PAPER
 from mlsysopt.compile.linear.segments import BASELINE
 from mlsysopt.compile.linear.tables import REPLACING, Kind, Table
-from mlsysopt.compile.variants.decision import Decision
+from mlsysopt.compile.variants.decision import Decision, Segment
 
 __all__ = ["forced"]
 
@@ -29,7 +29,7 @@ def forced(groups: Sequence[Kind], policy: str, budget_bytes: int, replaceable: 
         able = policy == PAPER or (group.costs is not None and policy in group.costs.seconds)
         form = "transposed" if policy == PAPER else group.form_of.get(policy, ORIGINAL)
         bytes_of = {**group.bytes_of, "transposed": group.original_bytes}
-        decision = FIRST_SEEN if policy == PAPER else Decision.always(policy)
+        decision = FIRST_SEEN if policy == PAPER else Decision((Segment(1, policy, source=""),))
         for product in group.members:
             extra = 0 if form == ORIGINAL else bytes_of.get(form, 0)
             forms = (ORIGINAL,) if form == ORIGINAL else (ORIGINAL, form)

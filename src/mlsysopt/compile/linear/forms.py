@@ -31,7 +31,7 @@ class Choice:
     """Forms that a module may keep.
 
     Attributes:
-        forms: Names; without `ORIGINAL` the first replaces the original storage.
+        forms: Names; without `ORIGINAL` the only one replaces the original storage.
         extra_bytes: Memory beyond the original weights; below 0 when it shrinks.
         seconds: Weighted time of a call when only variants of these forms may run.
     """
@@ -82,7 +82,7 @@ def choices(
         form_of: Variant -> form that it reads.
         bytes_of: Form -> bytes of the packed weights; `ORIGINAL` -> bytes of the original.
         baseline: Variant that needs no second copy.
-        replacing: Forms from which the original can be made again bit by bit: they may stand alone.
+        replacing: Forms from which the original can be made again bit by bit: they may stand alone, without any other.
     """
     forms = sorted({form_of[name] for name in costs.seconds} - {ORIGINAL})
     found: list[Choice] = []
@@ -90,9 +90,8 @@ def choices(
         kept = tuple(form for i, form in enumerate(forms) if mask >> i & 1)
         extra = sum(bytes_of[form] for form in kept)
         found += _choice(costs, form_of, (ORIGINAL, *kept), extra, baseline)
-        for first in (form for form in kept if form in replacing):
-            order = (first, *(form for form in kept if form != first))
-            found += _choice(costs, form_of, order, extra - bytes_of[ORIGINAL], baseline)
+        if len(kept) == 1 and kept[0] in replacing:
+            found += _choice(costs, form_of, kept, extra - bytes_of[ORIGINAL], baseline)
     found.sort(key=lambda one: (one.extra_bytes, one.seconds, len(one.forms)))
     useful: list[Choice] = []
     for one in found:

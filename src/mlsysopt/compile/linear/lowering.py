@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlsysopt.compile.linear.precision import RUNGS
-from mlsysopt.compile.linear.sites import call
+from mlsysopt.compile.linear.sites import call, evaluating
+from mlsysopt.compile.variants.decision import Decision
 from mlsysopt.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,11 +21,14 @@ if TYPE_CHECKING:
     from mlsysopt.compile.linear.grid import Grid
     from mlsysopt.compile.linear.tables import Kind, Table
 
-__all__ = ["Lowered", "output", "random_batches"]
+__all__ = ["Lowered", "answer", "output", "random_batches", "serving"]
 
 
 class Lowered:
     """A plain model and its tables at each precision.
+
+    A batch has few numbers of rows, and the variants of others are not to pass unseen: each product runs its coarsest
+    variant for all of them.
 
     Args:
         model: The model.
@@ -63,26 +69,50 @@ class Lowered:
         return max(variant(name).error(site) for name in self.tables[rung][module].decision.variants)
 
     def run(self, batch: Any, rungs: Mapping[str, str]) -> npt.NDArray[np.floating[Any]]:
-        import torch
-
         from mlsysopt.compile.linear import swap
 
-        swap.install(
-            self.model, [self.tables[rungs.get(path, "f32")][path] for path in self.modules()], threads=self.threads
-        )
+        chosen = [self._coarsest(self.tables[rungs.get(path, "f32")][path]) for path in self.modules()]
+        swap.install(self.model, chosen, threads=self.threads)
         try:
-            with torch.inference_mode():
-                return output(call(self.model, batch)).numpy()
+            return answer(self.model, batch, self.threads).numpy()
         finally:
             swap.remove(self.model)
 
     def reference(self, batch: Any) -> npt.NDArray[np.float64]:
-        import torch
-
         if self._double is None:
-            self._double = copy.deepcopy(self.model).double().eval()
-        with torch.inference_mode():
-            return output(call(self._double, _doubled(batch))).double().numpy()
+            self._double = copy.deepcopy(self.model).double()
+        return answer(self._double, _doubled(batch), self.threads).numpy()
+
+    def _coarsest(self, table: Table) -> Table:
+        from mlsysopt.compile.variants.registry import variant
+
+        site = self.kind_of[table.product.path].site
+        named = table.decision.variants
+        return replace(table, decision=Decision.always(max(named, key=lambda name: variant(name).error(site))))
+
+
+@contextlib.contextmanager
+def serving(model: nn.Module, threads: int) -> Generator[None]:
+    """Run a model as it will be served: evaluating, without gradients, on so many threads. Everything is put back."""
+    import torch
+
+    before = torch.get_num_threads()
+    with evaluating(model), torch.inference_mode():
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def answer(model: nn.Module, batch: Any, threads: int) -> Tensor:
+    """Return the first tensor of floating-point numbers that a model gives when it is served, in float64.
+
+    Raises:
+        UsageError: it gives none.
+    """
+    with serving(model, threads):
+        return output(call(model, batch)).double()
 
 
 def output(result: Any) -> Tensor:
@@ -122,7 +152,7 @@ def random_batches(model: nn.Module, count: int = 4, rows: int = 16) -> list[Any
     if first is not None:
         batches = [torch.randn(rows, first.in_features, generator=draw) for _ in range(count)]
         try:
-            with torch.inference_mode():
+            with evaluating(model), torch.inference_mode():
                 model(batches[0])
             return batches
         except (RuntimeError, TypeError, ValueError, AssertionError):

@@ -3,13 +3,15 @@
 A pack belongs to a state of the parameter: the object, where its storage lies and its version counter. Whatever
 changes one of them (`load_state_dict`, `copy_`, `.to()`, an optimizer's step) makes the next call run plain and the
 one after it pack again; a weight that is another one on every call, as under `torch.func.functional_call`, is thus
-never packed in vain. What writes through `.data` or a numpy view leaves no trace: `linear.refresh` is for that.
+never packed in vain. Fused optimizers count no versions: a call that records gradients for a parameter drops its packs.
+What writes through `.data` or a numpy view leaves no trace: `linear.refresh` is for that.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mlsysopt.compile.linear.paper import FirstSeen
-from mlsysopt.compile.variants.decision import Decision
+from mlsysopt.compile.linear.segments import BASELINE
+from mlsysopt.compile.variants.decision import Decision, Segment
 from mlsysopt.compile.variants.registry import variant
 from mlsysopt.compile.variants.site import Epilogue, Packed, Site
 from mlsysopt.graph.symbolic import Dim
@@ -25,12 +28,13 @@ from mlsysopt.graph.symbolic import Dim
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mlsysopt.compile.linear.refine import Refiner
 
-__all__ = ["PAPER", "Notices", "Packs"]
+__all__ = ["PAPER", "Notices", "Packs", "packable"]
 
 log = logging.getLogger("mlsysopt.compile")
 
-PAPER = Decision.always("paper")
+PAPER = Decision((Segment(1, "paper", source=""),))
 """Stands for the paper's policy, which decides in the first call with each number of rows."""
 
 _Tensor = torch.Tensor
@@ -68,11 +72,11 @@ class Notices:
 
 
 class Bound:
-    """Functions for one state of the parameters."""
+    """Functions by variant, for one state of the parameters."""
 
     __slots__ = ("address", "bias", "bias_address", "bias_version", "calls", "held", "nbytes", "version", "weight")
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, calls: tuple[Any, ...], nbytes: int) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, calls: dict[str, Any], nbytes: int) -> None:
         self.weight, self.bias = weight, bias
         self.version, self.address = weight._version, weight.data_ptr()
         self.bias_version, self.bias_address = (0, 0) if bias is None else (bias._version, bias.data_ptr())
@@ -97,10 +101,10 @@ class Packs:
         decision: Variant for each number of rows.
         n: Output features.
         k: Input features.
-        bias: Whether a vector is added.
         threads: Threads that the decision was made for.
         transposed: Whether the parameter is [K, N].
         notices: Shared by all products of a model.
+        refiner: What goes on learning from calls; its decision is the one that holds.
 
     Copies and pickles carry the decision and none of the packed bytes.
     """
@@ -111,20 +115,21 @@ class Packs:
         n: int,
         k: int,
         *,
-        bias: bool,
         threads: int = 1,
         transposed: bool = False,
         notices: Notices | None = None,
+        refiner: Refiner | None = None,
     ) -> None:
-        self.decision, self.n, self.k, self.bias, self.threads = decision, n, k, bias, threads
+        self.decision, self.n, self.k, self.threads = decision, n, k, threads
         self.transposed = transposed
         self.notices = notices or Notices()
+        self.refiner = refiner
         self._clear()
 
-    @property
-    def site(self) -> Site:
-        """The product, for any number of rows."""
-        return Site.linear(Dim.of("M"), self.n, self.k, epilogue=Epilogue(bias=self.bias), threads=self.threads)
+    def site(self, bias: Tensor | None) -> Site:
+        """Return the product for any number of rows, with the bias that it has now."""
+        added = Epilogue(bias=bias is not None)
+        return Site.linear(Dim.of("M"), self.n, self.k, epilogue=added, threads=self.threads)
 
     @property
     def plain(self) -> tuple[str, ...]:
@@ -146,13 +151,18 @@ class Packs:
         """
         if _tracing() is not None:  # sizes are no plain numbers then
             return None
-        # Calls that stay plain whatever the state is ask nothing more: they must not cost more than before.
-        rows = x.numel() // self.k
-        place = bisect_right(self.thresholds, rows)
-        if self.stays[place] or not rows:
-            return None
-        if _grad_enabled() and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)):
+        if _grad_enabled() and (self.heeds_training(weight, bias) or x.requires_grad):
             return self._with_gradients()
+        rows, challenger, refiner = x.numel() // self.k, None, self.refiner
+        if refiner is not None:
+            if refiner.decision is not self.decision:
+                self._adopt(refiner.decision)
+            challenger = refiner.due(rows) if rows else None
+        # Calls that stay plain whatever the state is ask nothing more: they must not cost more than before.
+        thresholds, names = self._ways
+        name = names[bisect_right(thresholds, rows)]
+        if not rows or (name is None and challenger is None):
+            return None
         if _threads() != self.threads:
             return self._with_threads()
         # Nothing that watches or rewrites what torch does, and a tensor that is what it looks like.
@@ -182,17 +192,23 @@ class Packs:
             bound = self._renewed(weight, bias)
             if bound is None:
                 return None
-        call = bound.calls[place]
         shape = x.shape
         if not shape or shape[-1] != self.k:
             return None  # torch words the error
-        if len(shape) == 2:
-            return call(x)
-        return call(x.reshape(rows, self.k)).view(*shape[:-1], self.n)
+        flat = x if len(shape) == 2 else x.reshape(rows, self.k)
+        y = None
+        if challenger not in (None, name or BASELINE):  # another thread may have moved the table to it just now
+            y = self._raced(flat, name or BASELINE, challenger, bound)
+        if name is None:  # what a layer does of itself it shall do in its own words
+            return None
+        if y is None:
+            y = bound.calls[name](flat)
+        return y if len(shape) == 2 else y.view(*shape[:-1], self.n)
 
     def stays_for(self, rows: int) -> bool:
         """Tell whether the plain way is the choice for a number of rows, not a way out."""
-        return not rows or self.stays[bisect_right(self.thresholds, rows)]
+        thresholds, names = self._ways
+        return not rows or names[bisect_right(thresholds, rows)] is None
 
     def pack(self, weight: Tensor, bias: Tensor | None) -> None:
         """Make packs of the parameters as they are now."""
@@ -201,7 +217,39 @@ class Packs:
 
     def drop(self) -> None:
         """Forget packs; the next call that can use them makes them again."""
-        self._bound = self._seen = None
+        with self._lock:  # or packs that another thread is making from what was there before would stay
+            self._bound = self._seen = None
+
+    def _adopt(self, decision: Decision) -> None:
+        """Go over to another decision between two calls; all that it may name is bound already."""
+        # One assignment, so that no other thread sees thresholds of one table with names of another.
+        self._ways = (
+            decision.thresholds,
+            tuple(None if one.variant in self.plain else one.variant for one in decision.segments),
+        )
+        self.decision = decision
+
+    def _raced(self, x: Tensor, own: str, challenger: str, bound: Bound) -> Tensor:
+        """Time both variants on the rows of a call, tell the refiner, and return what the call would have given."""
+        refiner = self.refiner
+        assert refiner is not None
+        clock = time.thread_time if self.threads == 1 else time.perf_counter
+        seconds: dict[str, float] = {}
+        given: dict[str, Tensor] = {}
+        first = refiner.first_of(len(x), own, challenger)
+        for name in (first, own if first == challenger else challenger):
+            started = clock()
+            given[name] = bound.calls[name](x)
+            seconds[name] = clock() - started
+        refiner.record(len(x), own, challenger, seconds=seconds[own], challenger_seconds=seconds[challenger])
+        return given[own]
+
+    def heeds_training(self, weight: Tensor, bias: Tensor | None) -> bool:
+        """Drop the packs of parameters for which gradients are being recorded, as a step will change them."""
+        trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+        if trained and self._bound is not None:
+            self.drop()
+        return trained
 
     def _with_gradients(self) -> None:
         self.notices.once(
@@ -220,7 +268,7 @@ class Packs:
         )
 
     def _renewed(self, weight: Tensor, bias: Tensor | None) -> Bound | None:
-        if not (_packable(weight) and (bias is None or _packable(bias))):
+        if not (self._readable(weight) and (bias is None or packable(bias, (self.n,)))):
             return None
         state = _state(weight, bias)
         with self._lock:
@@ -235,34 +283,36 @@ class Packs:
             return self._bound
 
     def _make(self, weight: Tensor, bias: Tensor | None) -> Bound:
+        matrix, added = self._matrix(weight), _detached(bias)
         if self.decision == PAPER:
-            first_seen = FirstSeen(self._matrix(weight).contiguous(), None if bias is None else bias.detach())
-            return Bound(weight, bias, (first_seen,), first_seen.extra_bytes)
-        site = self.site
-        matrix = self._matrix(weight)
+            first_seen = FirstSeen(matrix.contiguous(), added)
+            return Bound(weight, bias, {"paper": first_seen}, first_seen.extra_bytes)
+        site = self.site(bias)
         forms: dict[str, Packed] = {}
-        calls: dict[str, Any] = dict.fromkeys(self.plain)
-        for name in self.decision.variants:
-            if name in calls:
+        calls: dict[str, Any] = {}
+        names = self.decision.variants if self.refiner is None else (*self.decision.variants, *self.refiner.able)
+        for name in names:
+            # What a layer does of itself runs here only to be compared: on the parameter as it lies, either way.
+            if name in calls or (name in self.plain and self.refiner is None):
                 continue
             way = variant(name)
             if way.form not in forms:
-                forms[way.form] = way.prepare(matrix, _detached(bias), site)
-            calls[name] = way.bind(site, forms[way.form], _detached(bias))
-        nbytes = sum(one.nbytes for one in forms.values())
-        in_order = tuple(calls[one.variant] for one in self.decision.segments)
-        return Bound(weight, bias, in_order, nbytes)
+                forms[way.form] = way.prepare(matrix, added, site)
+            calls[name] = way.bind(site, forms[way.form], added)
+        return Bound(weight, bias, calls, sum(one.nbytes for one in forms.values()))
+
+    def _readable(self, weight: Tensor) -> bool:
+        return packable(weight, (self.k, self.n) if self.transposed else (self.n, self.k))
 
     def _matrix(self, weight: Tensor) -> Tensor:
         """Return the weights as [N, K], without gradients."""
         return weight.detach().t() if self.transposed else weight.detach()
 
     def _clear(self) -> None:
-        self.thresholds = self.decision.thresholds
-        self.stays = tuple(one.variant in self.plain for one in self.decision.segments)
+        self._adopt(self.decision)
         self._lock = threading.Lock()
         self._bound: Bound | None = None
-        self._seen: tuple[int, ...] | None = None
+        self._seen: tuple[Any, ...] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_") and name != "folded"}
@@ -276,10 +326,11 @@ def _detached(bias: Tensor | None) -> Tensor | None:
     return None if bias is None else bias.detach()
 
 
-def _packable(parameter: Tensor) -> bool:
-    """Tell whether a parameter can be read by address, and its changes be seen."""
+def packable(parameter: Tensor, shape: tuple[int, ...]) -> bool:
+    """Tell whether a parameter has the shape that was decided for, can be read by address, and its changes be seen."""
     return (
         type(parameter) in (torch.Tensor, torch.nn.Parameter)
+        and tuple(parameter.shape) == shape
         and parameter.dtype is _F32
         and parameter.is_cpu
         and parameter.layout is _STRIDED

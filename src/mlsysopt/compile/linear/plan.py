@@ -107,11 +107,15 @@ class Plan:
         """
         whole = sum(one.count for one in self.products)
         if not whole:
-            return f"nothing to adapt in {self.name} (0 linear products)"
+            left = len(self.uncovered)
+            found = f"0 of {left} linear products can be reached" if left else "0 linear products"
+            return f"nothing to adapt in {self.name} ({found})"
         touched = sum(one.count for one in self.products if one.changed)
         if not touched:
             return f"{self.name}: nothing proven faster than {BASELINE} for any of {whole} products; left as it was"
-        gains = [s.gain for one in self.products if one.changed for s in one.decision.segments if s.variant != BASELINE]
+        gains = [s.gain for one in self.products for s in one.decision.segments if s.variant != BASELINE and s.source]
+        if not gains:
+            return f"{self.name}: {touched} of {whole} products adapted, as asked for"
         span = f"{min(gains):.2f}x" if len(gains) == 1 else f"{min(gains):.2f}x to {max(gains):.2f}x"
         return f"{self.name}: {touched} of {whole} products adapted, {span} where they differ from {BASELINE}"
 
@@ -200,7 +204,7 @@ def rows_text(decision: Decision, index: int) -> str:
 
 def segment_cells(segment: Segment) -> tuple[str, str, str, str, str, str]:
     """Return variant, time, gain, interval, next best and source, as they are shown."""
-    plain = segment.variant == BASELINE
+    plain = segment.variant == BASELINE or not segment.source  # forced, whatever it gains
     return (
         segment.variant,
         format_seconds(segment.seconds) if segment.seconds else "",

@@ -94,7 +94,7 @@ class Outcome:
     """What a climb ended with.
 
     Attributes:
-        precision: What was asked for.
+        precision: What was asked for; the name of a variant where that was forced on all.
         limit: Largest error allowed.
         rungs: Module -> its precision.
         tried: Every setting in the order in which it was tried.
@@ -131,6 +131,10 @@ class Outcome:
         """Return one line for people."""
         if self.precision == "f32":
             return "f32"
+        if self.lowered and not self.tried:
+            return (
+                f"{self.precision}: {self.lowered} of {len(self.rungs)} modules lowered, their error was not looked at"
+            )
         if not self.tried:
             return f"f32: {self.precision} is faster for no product within its error and memory limits"
         error = f"error {self.errors}"

@@ -193,7 +193,9 @@ def report(
         for shape, known in zip(group.shapes, settle(sites, able, prices, points=group.points), strict=True):
             found.append(Product(shape.k, shape.n, shape.label, shape.count, decision(known)))
     measured = held.threads_measured()
-    lines = [] if threads in measured else [f"not measured at {threads} thread{'s' if threads != 1 else ''}"]
+    lines: list[str] = []
+    if threads not in measured:
+        lines.append(f"not measured at {threads} thread{'s' if threads != 1 else ''}: mlsysopt linear profile does it")
     return Plan(
         name,
         tuple(found),

@@ -41,13 +41,14 @@ def page(plan: Plan, command: str) -> Report:
         status="good" if plan.changed else "plain",
         references=(REFERENCE,),
     )
-    if plan.products:
+    if any(segment.source for one in plan.products for segment in one.decision.segments):
         made.section("Gain")
         made.figure(
             _gains(plan),
             "Gain over the plain product by number of rows; the pale band is its interval, 1x means left as it was",
             alt="gain of each kind of product over its number of rows",
         )
+    if plan.products:
         made.section("Decisions")
         rows: list[list[object]] = []
         for one in plan.products:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from mlsysopt.compile.linear.precision import RUNGS
 from mlsysopt.compile.linear.profiling import candidates
+from mlsysopt.compile.variants.timing import weight_bytes
 from mlsysopt.core.errors import MissingExtra, UsageError, near_misses
+from mlsysopt.core.quantities import parse_quantity
 
 if TYPE_CHECKING:
     from mlsysopt.compile.variants.machine import MachineProfile
     from mlsysopt.compile.variants.site import Variant
 
-__all__ = ["PAPER", "TABLE", "Request"]
+__all__ = ["PAPER", "TABLE", "Request", "parse_seconds"]
 
 TABLE, PAPER = "table", "paper"
 
@@ -56,6 +58,13 @@ class Request:
             able = [one for one in variants("linear") if one.name in (able[0].name, policy)]
         return cls(policy, precision, tuple(able), usable)
 
+    @property
+    def rounds(self) -> bool:
+        """Whether a variant is forced that rounds weights."""
+        return self.policy not in (TABLE, PAPER) and any(
+            one.name == self.policy and weight_bytes(one) < 4 for one in self.candidates
+        )
+
     def names(self, rung: str) -> frozenset[str]:
         """Return the variants that a precision allows."""
         return frozenset(one.name for one in candidates(rung, panel=self.panel))
@@ -77,6 +86,21 @@ class Request:
             other, count = next(iter(profile.others.items()))
             found.append(f"profile: {count} rows of another machine are not used ({other}; here: {fingerprint()})")
         return found
+
+
+def parse_seconds(budget: str | float) -> float:
+    """Return the seconds that may be spent on measuring.
+
+    Raises:
+        UsageError: below 0, or no time.
+
+    >>> parse_seconds("2min"), parse_seconds(0)
+    (120.0, 0.0)
+    """
+    seconds = float(parse_quantity(budget, kind="seconds"))
+    if not seconds >= 0:
+        raise UsageError(f"budget {budget!r}: a time of at least 0s is needed, such as 20s")
+    return seconds
 
 
 def _generated(needed: bool) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Product", "Trace", "call", "products", "trace"]
+__all__ = ["Product", "Trace", "call", "evaluating", "products", "trace"]
 
 LEAST_ELEMENTS = 128 * 128  # below, the call costs more than the choice of a kernel can save
 
@@ -81,24 +82,29 @@ def products(model: nn.Module, seen: Trace | None = None) -> list[Product]:
     >>> [str(one) for one in products(nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 4)))]
     ['0 linear 256x512', '2 linear 512x4: smaller than 128x128']
     """
-    found: dict[int, Product] = {}
-    owned: set[int] = set()
+    # One product for all that multiply by a weight in the same way, which a layer of a class of its own does not, nor
+    # one with another bias: a library may pack it with the weights.
+    found: dict[tuple[Any, ...], Product] = {}
+    uses: Counter[int] = Counter()
     for path, module in model.named_modules():
         for product, weight in _of_module(path, module, model):
-            key = id(weight)
-            owned.add(key)
+            key = (id(weight), id(_bias(module)), product.kind, product.reason)
+            uses[id(weight)] += 1
             known = found.get(key)
             users = (*known.users, path) if known is not None else (path,)
             found[key] = replace(known or product, users=users)
     parameters = {id(one): (name, one) for name, one in model.named_parameters()}
     for key, (name, weight) in parameters.items():
-        if key not in owned and _functional(model, name, weight, seen):
+        if key not in uses and _functional(model, name, weight, seen):
             # [out, in] is how torch writes most of its own; only the shape is told, nothing is done with it.
-            found[key] = Product(name, _kind(seen, weight), *_shape(weight), reason="reached by a function call")
+            found[(key,)] = Product(name, _kind(seen, weight), *_shape(weight), reason="reached by a function call")
     if seen is None:
         return list(found.values())
     weights = {id(module_weight): module_weight for module_weight in _all_weights(model)}
-    return [_with_work(product, weights.get(key), seen) for key, product in found.items()]
+    return [
+        _with_work(product, weights.get(key), seen, len(product.users) / uses[key] if key in uses else 1.0)
+        for (key, *_), product in found.items()
+    ]
 
 
 def trace(model: nn.Module, inputs: Any) -> Trace:
@@ -136,7 +142,7 @@ def trace(model: nn.Module, inputs: Any) -> Trace:
                 work[key] = (before + flops * one.numel() / elements, max(most, rows), packet.__name__)
             return out
 
-    with _plain(model), torch.no_grad(), Watch():
+    with evaluating(model), torch.no_grad(), Watch():
         call(model, inputs)
     return Trace(total, work)
 
@@ -146,6 +152,20 @@ def call(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Generator[None]:
+    """Run in evaluation mode, and leave every module as it was."""
+    modes = [(one, one.training) for one in model.modules()]
+    # Not by `eval()`, which some layers take as the word for merging or rounding their weights.
+    for one, _ in modes:
+        one.training = False
+    try:
+        yield
+    finally:
+        for one, training in modes:
+            one.training = training
 
 
 def _of_module(path: str, module: nn.Module, model: nn.Module) -> Iterator[tuple[Product, Any]]:
@@ -160,12 +180,11 @@ def _of_module(path: str, module: nn.Module, model: nn.Module) -> Iterator[tuple
         if weight is not None:
             bias = own.get("in_proj_bias") is not None
             product = Product(label, "attention", *_shape(weight), bias=bias)
-            reason = _refused(weight) or _attention(module) or ("cross attention" if _across(path, model) else "")
-            yield replace(product, reason=reason), weight
+            yield replace(product, reason=_refused(weight) or _attention(path, module, model)), weight
         for part in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
             weight = getattr(module, part)
             if weight is not None:
-                reason = "queries, keys and values of different widths"
+                reason = _attention(path, module, model)
                 yield Product(f"{label}.{part}", "attention", *_shape(weight), reason=reason), weight
     elif isinstance(module, nn.RNNBase):
         for part, weight in module.named_parameters(recurse=False):
@@ -176,7 +195,8 @@ def _of_module(path: str, module: nn.Module, model: nn.Module) -> Iterator[tuple
         shape = _features(module, weight)
         kind = "conv1d" if _is_conv1d(module) else "linear"
         bias = getattr(module, "bias", None) is not None
-        product = Product(label, kind, *shape, bias=bias, reason=_module_refused(module, weight))
+        reason = _module_refused(module, weight) or _inside_attention(path, model)
+        product = Product(label, kind, *shape, bias=bias, reason=reason)
         yield product, (weight if weight is not None else module)
 
 
@@ -184,7 +204,7 @@ def _features(module: Any, weight: Any) -> tuple[int, int]:
     """Return (outputs, inputs)."""
     if _is_conv1d(module):
         return int(module.weight.shape[1]), int(module.weight.shape[0])
-    if weight is not None and weight.dim() == 2:
+    if weight is not None and not _lazy(weight) and weight.dim() == 2:
         return _shape(weight)
     return int(module.out_features), int(module.in_features)
 
@@ -211,6 +231,8 @@ def _refused(weight: torch.Tensor) -> str:
     """Return why a weight cannot be packed, empty when it can."""
     import torch
 
+    if _lazy(weight):
+        return "not initialized yet"
     if weight.is_meta:
         return "on the meta device"
     if weight.layout != torch.strided:
@@ -226,22 +248,29 @@ def _refused(weight: torch.Tensor) -> str:
     return "smaller than 128x128" if weight.numel() < LEAST_ELEMENTS else ""
 
 
-def _attention(module: nn.MultiheadAttention) -> str:
+def _attention(path: str, module: nn.MultiheadAttention, model: nn.Module) -> str:
+    """Return why an attention is left to torch, empty when it has an adapter."""
     from torch import nn
 
+    if module.__dict__["_parameters"].get("in_proj_weight") is None:
+        return "queries, keys and values of different widths"
     if type(module) is not nn.MultiheadAttention and getattr(module, "adapts", None) is None:
         return f"{type(module).__name__} is a class of its own"
     if module.bias_k is not None or module.add_zero_attn:
         return "extra keys (add_bias_kv or add_zero_attn)"
-    return ""
+    # torch's decoder layer attends by this one to what the encoder returned.
+    above, _, name = path.rpartition(".")
+    across = name == "multihead_attn" and isinstance(model.get_submodule(above), nn.TransformerDecoderLayer)
+    return "cross attention" if across else ""
 
 
-def _across(path: str, model: nn.Module) -> bool:
-    """Tell the attention of torch's decoder layer to what the encoder returned."""
+def _inside_attention(path: str, model: nn.Module) -> str:
+    """Return why the output projection of an attention is out of reach: torch reads its weight without calling it."""
     from torch import nn
 
     above, _, name = path.rpartition(".")
-    return name == "multihead_attn" and isinstance(model.get_submodule(above), nn.TransformerDecoderLayer)
+    owner = model.get_submodule(above) if name == "out_proj" else None
+    return _attention(above, owner, model) if isinstance(owner, nn.MultiheadAttention) else ""
 
 
 def _is_conv1d(module: Any) -> bool:
@@ -258,6 +287,8 @@ def _quantized(module: Any) -> bool:
 def _functional(model: nn.Module, name: str, weight: torch.Tensor, seen: Trace | None) -> bool:
     from torch import nn
 
+    if _lazy(weight):
+        return False
     if seen is not None:
         return _address(weight) in seen.work and _kind(seen, weight) != "convolution"
     owner = model.get_submodule(name.rpartition(".")[0])
@@ -272,15 +303,28 @@ def _kind(seen: Trace | None, weight: torch.Tensor) -> str:
     return "fused" if op.startswith(("_transformer", "_native")) else "functional"
 
 
-def _with_work(product: Product, weight: torch.Tensor | None, seen: Trace) -> Product:
+def _with_work(product: Product, weight: torch.Tensor | None, seen: Trace, part: float) -> Product:
+    """Return a product with its part of the work that was seen for its weight."""
     flops, rows, _ = seen.work.get(_address(weight), (0.0, 0, "")) if weight is not None else (0.0, 0, "")
-    return replace(product, rows=rows, share=flops / seen.flops if seen.flops else 0.0)
+    return replace(product, rows=rows, share=part * flops / seen.flops if seen.flops else 0.0)
 
 
 def _all_weights(model: nn.Module) -> list[torch.Tensor]:
     import torch
 
-    return [one for one in model.parameters() if one.layout == torch.strided and not one.is_meta]
+    return [one for one in model.parameters() if one.layout == torch.strided and not one.is_meta and not _lazy(one)]
+
+
+def _lazy(weight: Any) -> bool:
+    """Tell a parameter of torch's lazy modules that has no shape before the first call."""
+    from torch.nn.parameter import is_lazy
+
+    return bool(is_lazy(weight))
+
+
+def _bias(module: nn.Module) -> Any:
+    own = module.__dict__["_parameters"]
+    return own.get("in_proj_bias", own.get("bias"))
 
 
 def _address(weight: torch.Tensor) -> int:
@@ -311,15 +355,3 @@ def _operands(args: Sequence[Any], parameters: set[int]) -> tuple[list[torch.Ten
 def _multiplies(op: str) -> bool:
     """Tell ops that multiply by weights and whose flops torch does not count."""
     return op in ("linear", "_transformer_encoder_layer_fwd", "_native_multi_head_attention") or "rnn_layer" in op
-
-
-@contextlib.contextmanager
-def _plain(model: nn.Module) -> Generator[None]:
-    """Run in evaluation mode, and leave every module as it was."""
-    modes = [(one, one.training) for one in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for one, training in modes:
-            one.training = training

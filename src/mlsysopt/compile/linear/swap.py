@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -17,20 +17,38 @@ from mlsysopt.compile.linear.segments import BASELINE
 from mlsysopt.compile.variants.decision import Decision
 
 if TYPE_CHECKING:
+    from mlsysopt.compile.linear.refine import Refiner
     from mlsysopt.compile.linear.sites import Product
     from mlsysopt.compile.linear.tables import Table
 
 __all__ = ["install", "module_of", "packs_of", "plain_twin", "remove", "replaceable", "weights_of"]
 
 
-def install(model: nn.Module, tables: Sequence[Table], *, threads: int) -> None:
+def install(
+    model: nn.Module,
+    tables: Sequence[Table],
+    *,
+    threads: int,
+    refiners: Mapping[tuple[Any, ...], Refiner] | None = None,
+) -> None:
     """Make the products of a model run as decided, in place; tables that change nothing are passed over.
 
     Args:
         model: The model.
         tables: One for each product.
         threads: Threads that they were made for.
+        refiners: `Table.alike` -> what goes on learning; products that are alike learn together.
     """
+    try:
+        _install(model, tables, threads, refiners or {})
+    except BaseException:  # out of memory, an interrupt: half a model would be neither
+        remove(model)
+        raise
+
+
+def _install(
+    model: nn.Module, tables: Sequence[Table], threads: int, refiners: Mapping[tuple[Any, ...], Refiner]
+) -> None:
     shared = Notices()
     for table in tables:
         if not table.changed:
@@ -40,10 +58,10 @@ def install(model: nn.Module, tables: Sequence[Table], *, threads: int) -> None:
             table.decision,
             product.n,
             product.k,
-            bias=product.bias,
             threads=threads,
             transposed=product.kind == "conv1d",
             notices=shared,
+            refiner=refiners.get(table.alike),
         )
         for path in product.users:
             _take(model, path, product, packs)
@@ -64,8 +82,7 @@ def _open_fused(model: nn.Module, threads: int, notices: Notices) -> None:
             own, width = parameters_of(attention), attention.embed_dim
             if own.get("in_proj_weight") is None:
                 continue
-            bias = own.get("in_proj_bias") is not None
-            plain = Packs(Decision.always(BASELINE), 3 * width, width, bias=bias, threads=threads, notices=notices)
+            plain = Packs(Decision.always(BASELINE), 3 * width, width, threads=threads, notices=notices)
             take_over_attention(attention, plain)
         if layer is not None:
             take_over_layer(layer)

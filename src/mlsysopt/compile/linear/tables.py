@@ -90,6 +90,12 @@ class Table:
     def changed(self) -> bool:
         return self.decision.variants != (BASELINE,)
 
+    @property
+    def alike(self) -> tuple[Any, ...]:
+        """What is equal for products of one size for which the same was decided."""
+        turned = self.product.kind == "conv1d"
+        return self.product.k, self.product.n, turned, self.decision, self.forms, self.extra_bytes
+
 
 def kinds(products: Sequence[Product], threads: int) -> list[Kind]:
     """Return products grouped by size, those that can be adapted alone."""
