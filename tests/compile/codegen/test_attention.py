@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from mlsysopt.compile.codegen.kernel import Kernel, entry
 from mlsysopt.core.errors import UsageError
 from mlsysopt.graph.symbolic import dims
 from tests.compile.codegen.asm import functions, uses
+from tests.compile.codegen.fused import Guarded
 
 Array = npt.NDArray[np.float32]
 SPECS = [Attention(mask, causal) for mask in attending.MASKS for causal in (False, True)]
@@ -131,9 +133,27 @@ def test_heads_with_several_blocks_of_both(built: Built, spec: Attention, querie
 
 
 @pytest.mark.parametrize(("features", "values"), [(1, 1), (5, 3), (64, 48), (17, 33), (0, 4), (4, 0), (128, 64)])
-@pytest.mark.parametrize("queries", [1, 20])
+@pytest.mark.parametrize("queries", [1, 3, 20])
 def test_every_width(built: Built, features: int, values: int, queries: int) -> None:
     Case(queries, 37, features, values).check(built)
+
+
+@pytest.mark.parametrize("queries", [2, 3, 4])
+@pytest.mark.parametrize("keys", [8, 9, 513, 4100])
+def test_few_queries_read_keys_and_values_as_they_lie(built: Built, queries: int, keys: int) -> None:
+    Case(queries, keys, 12, 20, 1, 2).check(built)
+
+
+@pytest.mark.parametrize("right", [False, True])
+@pytest.mark.parametrize("queries", [1, 20])
+def test_nothing_is_read_outside_of_operands(built: Built, queries: int, right: bool) -> None:
+    case = Case(queries, 21, 13, 19, 1, 1)
+    operands = {word: np.ascontiguousarray(getattr(case, word)) for word in "qkv"}
+    guarded = {word: Guarded(one, right) for word, one in operands.items()}
+    for word, one in operands.items():
+        place = (ctypes.c_float * one.size).from_address(guarded[word].address)
+        setattr(case, word, np.frombuffer(place, np.float32).reshape(one.shape))
+    case.check(built)
 
 
 def test_a_scale_is_taken(built: Built) -> None:

@@ -129,6 +129,16 @@ def test_transposed_tiles_move_bits_of_integers() -> None:
     check(program, [np.arange(33 * 50, dtype=np.int32) * 1_000_003, np.zeros(33 * 50, np.int32)])
 
 
+def test_a_transposed_operand_is_not_read_where_it_does_not_exist() -> None:
+    """y[o, t, j] = x[o - 1, j, t], 7 where there is no such o, plus z[o, j, t]."""
+    f = Fused((4, 33), 50)
+    x = f.load((1650, 1, 33), offset=-1650, window=((0, 1, 3),), outside=7.0)
+    f.sweep(stores=[f.store(f.node("add", x, f.load((1650, 1, 33))), (1650, 50, 1))])
+    program = f.program()
+    assert tiled.fits(program)
+    check(program, [normal(2, 1650), normal(4, 1650, seed=1), np.zeros(4 * 1650, np.float32)])
+
+
 def test_what_is_no_transposition_is_not_tiled() -> None:
     plain, short = Fused((Param(0),), 64), Fused((Param(0),), 5)
     plain.sweep(stores=[plain.store(plain.load((64, 1)), (64, 1))])

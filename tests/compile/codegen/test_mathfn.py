@@ -127,8 +127,10 @@ def test_gelu_keeps_its_relative_precision_in_the_tail() -> None:
     x = np.linspace(-13.1, 13.1, 80_000, dtype=np.float32)
     wide = x.astype(np.float64)
     np.testing.assert_allclose(apply("gelu", x), wide * special.ndtr(wide), rtol=1e-6, atol=0)
-    ends = np.array([-math.inf, math.inf, math.nan, -14, -1e30, 1e30, 0, -0.0], np.float32)
-    np.testing.assert_array_equal(apply("gelu", ends), np.array([0, math.inf, math.nan, 0, 0, 1e30, 0, 0], np.float32))
+    for kind in (np.float32, np.float64):
+        ends = np.array([math.inf, math.nan, -40, -1e30, 1e30, np.finfo(kind).max, 0, -0.0], kind)
+        wanted = np.array([math.inf, math.nan, 0, 0, 1e30, np.finfo(kind).max, 0, 0], kind)
+        np.testing.assert_array_equal(apply("gelu", ends), wanted)
     wide = np.linspace(-37, 37, 40_000)
     np.testing.assert_allclose(apply("gelu", wide, lanes=4), wide * special.ndtr(wide), rtol=5e-13, atol=0)
 
@@ -142,6 +144,14 @@ def test_activations(op: str, kind: type[Any]) -> None:
     want = (wide * stable_sigmoid(inner)).astype(np.float64)
     np.testing.assert_allclose(apply(op, x), want, rtol=1.5e-5 if kind is np.float32 else 4e-14, atol=0)
     assert math.isnan(float(apply(op, np.full(16, math.nan, kind))[0]))
+
+
+@pytest.mark.parametrize("cap", ["avx2", "baseline"])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("op", ["gelu", "gelu_tanh", "silu"])
+def test_activations_multiply_infinity_by_their_limit(op: str, kind: type[Any], cap: str) -> None:
+    x = np.repeat(np.array([-math.inf, math.inf], kind), 8)
+    np.testing.assert_array_equal(apply(op, x, cap=cap), np.repeat(np.array([math.nan, math.inf], kind), 8))
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])

@@ -110,6 +110,16 @@ def test_slots_are_taken_again_and_results_go_into_the_place_of_operands() -> No
     assert found.sizes == (4 * S, 4 * S)
 
 
+def test_the_place_of_an_operand_is_for_the_first_result_only() -> None:
+    out, a, b, whole = (value(name, S) for name in ("out", "a", "b", "whole"))
+    # The first result lies outside the arena, or has its place already.
+    found = assign([Touch((), (a,)), Touch((a,), (out, b), a), Touch((b,), ())], [a, b], Facts())
+    assert found.of["b"] != found.of["a"]
+    touches = [Touch((), (whole,)), Touch((), (a,)), Touch((a,), (whole, b), a), Touch((b, whole), ())]
+    found = assign(touches, [a, b, whole], Facts())
+    assert len({found.of[name] for name in ("a", "b", "whole")}) == 3
+
+
 def test_a_value_that_is_written_in_parts_lives_until_its_last_reader() -> None:
     whole, other, last = value("whole", S), value("other", S), value("last", S)
     touches = [Touch((), (whole,)), Touch((), (other,)), Touch((other,), (whole,)), Touch((whole,), (last,))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from threading import Barrier, Thread
 from typing import Any
 
@@ -14,7 +16,7 @@ from mlsysopt.compile.dynamic.building import build
 from mlsysopt.compile.dynamic.executable import Executable
 from mlsysopt.compile.errors import CompileError, InputError, StaleWeights
 from mlsysopt.compile.options import Options
-from mlsysopt.graph import Builder, Graph, bf16, boolean, dims, f32, f64, from_torch, i64, interpret
+from mlsysopt.graph import Builder, Graph, bf16, boolean, dims, f16, f32, f64, from_torch, i64, interpret
 from mlsysopt.graph.facts import Origin
 from mlsysopt.graph.interpreter import relative_error
 
@@ -39,22 +41,29 @@ def norm() -> Graph:
     return b.finish([b.op("layer_norm", x, scale, shift, axes=(2,), name="y")])
 
 
-@pytest.fixture(scope="module")
+@cache
+def ready(make: Callable[[], Graph]) -> tuple[Graph, Executable]:
+    """A graph and what it is built into, once for all tests that change neither."""
+    graph = make()
+    return graph, build(graph)
+
+
+@pytest.fixture
 def made() -> Executable:
-    return build(mlp())
+    return ready(mlp)[1]
 
 
-@pytest.mark.parametrize("graph", [mlp(), norm()], ids=["mlp", "norm"])
+@pytest.mark.parametrize("make", [mlp, norm])
 @pytest.mark.parametrize("sizes", [(1, 1), (2, 7), (3, 64), (5, 131)])
-def test_results_are_those_of_the_program(graph: Graph, sizes: tuple[int, int]) -> None:
+def test_results_are_those_of_the_program(make: Callable[[], Graph], sizes: tuple[int, int]) -> None:
+    graph, call = ready(make)
     x = weights(*sizes, int(graph.inputs[0].shape[2]))
-    found = build(graph)(x)
-    assert relative_error(found, interpret(graph, x=x)["y"]) < 1e-5
+    assert relative_error(call(x), interpret(graph, x=x)["y"]) < 1e-5
 
 
-def test_an_mlp_and_a_norm_stay_in_native_code() -> None:
-    for graph in (mlp(), norm()):
-        assert build(graph).plan.flow.call_outs == 0
+@pytest.mark.parametrize("make", [mlp, norm])
+def test_an_mlp_and_a_norm_stay_in_native_code(make: Callable[[], Graph]) -> None:
+    assert ready(make)[1].plan.flow.call_outs == 0
 
 
 def test_the_kind_of_tensor_that_comes_in_goes_out(made: Executable) -> None:
@@ -199,6 +208,23 @@ def test_a_size_that_no_input_says_is_refused() -> None:
         build(b.finish([b.full(1.0, f32["T"])]))
 
 
+@pytest.mark.parametrize("start", [0, 5, 12])
+@pytest.mark.parametrize("kind", ["linear", "matmul"])
+def test_a_part_of_a_constant_is_the_weights_of_a_product(kind: str, start: int) -> None:
+    b = Builder("part")
+    x, w, bias = b.input("x", f32[B, S, 16]), b.constant("w", weights(24, 16)), b.constant("bias", weights(24))
+    rows = {"starts": (start, 0), "limits": (start + 12, 16), "strides": (1, 1)}
+    if kind == "linear":
+        part = b.op("slice", bias, starts=(start,), limits=(start + 12,), strides=(1,))
+        y = b.op("linear", x, b.op("slice", w, **rows), part)
+    else:
+        y = b.op("matmul", x, b.op("slice", w, **rows), transpose_b=True)
+    graph = b.finish([b.op("gelu", y, name="y")])
+    call, given = build(graph, Options(check="none")), weights(2, 5, 16)
+    assert call.plan.flow.call_outs == 0
+    assert relative_error(call(given), interpret(graph, x=given)["y"]) < 1e-5
+
+
 def test_an_index_outside_its_table_is_an_error_and_the_next_call_is_right() -> None:
     b = Builder("lookup")
     table, ids = b.constant("table", weights(5, 8)), b.input("ids", i64["N"])
@@ -221,6 +247,20 @@ def test_other_element_types_go_through(element: Any) -> None:
     np.testing.assert_array_equal(call(given), wanted)
     if element is bf16:
         assert call(torch.tensor([0, 1, 1], dtype=torch.bfloat16)).tolist() == [0, 2, 2]
+
+
+@pytest.mark.parametrize(("element", "length"), [(f16, 70_000), (f16, 2049), (bf16, 257)], ids=str)
+def test_a_mean_counts_further_than_its_element_type(element: Any, length: int) -> None:
+    b = Builder("mean")
+    call = build(b.finish([b.op("mean", b.input("x", element["N"]), axes=(0,))]))
+    assert float(call(np.ones(length, element.numpy()))) == 1
+
+
+@pytest.mark.parametrize("value", [2**63 - 1, 2**53 + 1, -(2**63)])
+def test_integers_are_padded_with_every_bit(value: int) -> None:
+    b = Builder("pad")
+    call = build(b.finish([b.op("pad", b.input("x", i64["N"]), padding=((1, 1),), value=value)]))
+    assert call(np.arange(3)).tolist() == [value, 0, 1, 2, value]
 
 
 # state

@@ -1,7 +1,8 @@
 """Attention in one kernel: softmax(q k' * scale + mask) v, with nothing between in memory but a block of scores.
 
-A block of keys is packed into panels once for a head, blocks of queries meet it there. Longer sequences go block by
-block, with a running maximum and sum; what was summed before is corrected when the maximum grows.
+A block of keys is packed into panels once for a head, blocks of queries meet it there; for a few queries it is read as
+it lies. Longer sequences go block by block, with a running maximum and sum; what was summed before is corrected when
+the maximum grows.
 
 References:
     M. Milakov, N. Gimelshein, *Online normalizer calculation for softmax*, 2018, arXiv 1805.02867.
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from mlsysopt.compile.codegen.dots import dots
 from mlsysopt.compile.codegen.kernel import Kernel, KernelBuilder, begin_kernel
 from mlsysopt.compile.codegen.lanes import intrinsic
 from mlsysopt.compile.codegen.loops import address, ceildiv, i64, least, loop, most
@@ -47,6 +49,8 @@ _KEYS = 512
 # them again, which costs about 6 % and no memory.
 _KEPT = 4096
 _PAD = 16
+# Up to this many queries, products with plain rows of keys take less time than packing those.
+_FEW = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Attention:
 
     Attributes:
         mask: "" for none, "bool" (bytes; 0 forbids a key), "f32" (added to the scaled scores).
-        causal: Whether query i sees keys 0 to i only; what it does not see is not read.
+        causal: Whether query i sees keys 0 to i only; keys behind the last query are not multiplied by anything.
     """
 
     mask: str = ""
@@ -121,6 +125,20 @@ def _kept(isa: Isa) -> int:
     return _KEPT // _keys(isa) * _keys(isa)
 
 
+@dataclass
+class _Queries:
+    """What one block of queries meets all keys of its head with; values of the code being written."""
+
+    first: Any
+    rows: Any
+    q: Any
+    ldq: Any
+    k: Any
+    v: Any
+    mask: Any
+    element: Any
+
+
 class _Writer:
     """Writes one attention: the loop over units, and in it that over blocks of keys."""
 
@@ -132,7 +150,7 @@ class _Writer:
         self.f32, self.byte = ir.FloatType(), ir.IntType(8)
         self.null = ir.Constant(ir.PointerType(), None)
         self.multiply, self.stream = multiply(module), stream(module)
-        self.pack_panel, self.copy_rows = pack_panel(module, isa), copy_rows(module, isa)
+        self.dots, self.pack_panel, self.copy_rows = dots(module, isa), pack_panel(module, isa), copy_rows(module, isa)
         self.softmax, self.divide = softmax(module, isa, spec.mask, spec.causal), divide(module, isa)
         self.kernel: KernelBuilder = begin_kernel(module, spec.name)
         self.b = self.kernel.ir
@@ -146,6 +164,7 @@ class _Writer:
         height = b.mul(ceildiv(b, ceildiv(b, queries, blocks), i64(self.mr)), i64(self.mr))
         self.scale = self._scale()
         self.columns = b.mul(ceildiv(b, size["values"], i64(self.nr)), i64(self.nr))
+        self.few = b.icmp_signed("<=", queries, i64(_FEW))
         self._rooms()
         # The head whose keys are packed, and how many of them; a causal mask shows more to each block of queries.
         with loop(b, self.kernel.begin, self.kernel.end, 1, [i64(-1), i64(0)]) as unit:
@@ -198,38 +217,55 @@ class _Writer:
         with b.if_then(many):  # rows side by side: apart by a power of two they would share cache sets
             b.call(self.copy_rows, [q, size["q_row"], self.own_queries, size["features"], rows, size["features"]])
         q, ldq = b.select(many, self.own_queries, q), b.select(many, size["features"], size["q_row"])
+        queries = _Queries(first, rows, q, ldq, k, v, mask, element)
         with b.if_then(b.icmp_signed("==", keys, i64(0))):
             self._nothing(rows)
         keep = b.icmp_signed("<=", keys, i64(_kept(self.isa)))
         some = b.select(b.icmp_signed(">", rows, i64(0)), keys, i64(0))
         seen = least(b, some, b.add(first, rows)) if self.spec.causal else some
         with loop(b, 0, seen, self.block, [packed]) as part:
-            start = part.index
-            there = least(b, b.sub(keys, start), i64(self.block))
-            slot = b.select(keep, start, i64(0))
-            packed_keys = address(b, self.packed_keys, b.mul(slot, size["features"]), self.f32)
-            packed_values = address(b, self.packed_values, b.mul(slot, self.columns), self.f32)
+            there = least(b, b.sub(keys, part.index), i64(self.block))
             (before,) = part.values
-            part.values = [most(b, before, b.add(start, there))]
-            with b.if_then(b.or_(b.icmp_signed(">=", start, before), b.not_(keep))):
-                self._pack(address(b, k, b.mul(start, size["k_row"]), self.f32), packed_keys,
-                           address(b, v, b.mul(start, size["v_row"]), self.f32), packed_values, there)  # fmt: skip
-            count = least(b, there, b.sub(seen, start))
-            lds = i64(self.block + _PAD)
-            self._product(q, ldq, packed_keys, size["features"], size["features"], self.scores, lds, rows,
-                          ceildiv(b, count, i64(self.nr)), i64(0))  # fmt: skip
-            past = b.add(b.sub(first, start), i64(1))
-            masks = address(b, mask, b.mul(start, size["mask_key"]), element)
-            b.call(
-                self.softmax,
-                [self.scores, lds, rows, count, past, self.scale, masks, size["mask_row"], size["mask_key"], self.room,
-                 self.running, self.sums, self.columns, b.zext(b.icmp_signed("==", start, i64(0)), start.type)],
-            )  # fmt: skip
-            self._product(self.scores, lds, packed_values, there, count, self.sums, self.columns, rows,
-                          b.udiv(self.columns, i64(self.nr)), start)  # fmt: skip
+            part.values = [most(b, before, b.add(part.index, there))]
+            missing = b.or_(b.icmp_signed(">=", part.index, before), b.not_(keep))
+            slot = b.select(keep, part.index, i64(0))
+            self._keys(queries, part.index, there, least(b, there, b.sub(seen, part.index)), slot, missing)
         out = place(4, "out", first, self.f32)
         b.call(self.divide, [self.sums, self.columns, self.running, out, size["out_row"], rows, size["values"]])
         return part.results[0]
+
+    def _keys(self, queries: _Queries, start: Any, there: Any, count: Any, slot: Any, missing: Any) -> None:
+        """Write what one block of keys adds to the sums: `there` of them from `start` on, `count` of these are seen.
+
+        They are packed at `slot`, where they are `missing` now.
+        """
+        b, size, rows, lds = self.b, self.size, queries.rows, i64(self.block + _PAD)
+        packed_keys = address(b, self.packed_keys, b.mul(slot, size["features"]), self.f32)
+        packed_values = address(b, self.packed_values, b.mul(slot, self.columns), self.f32)
+        k = address(b, queries.k, b.mul(start, size["k_row"]), self.f32)
+        v = address(b, queries.v, b.mul(start, size["v_row"]), self.f32)
+        with b.if_then(b.and_(missing, b.not_(self.few))):
+            self._pack(k, packed_keys, v, packed_values, there)
+        with b.if_else(self.few) as (plain, panels):
+            with plain:
+                b.call(self.dots, [queries.q, queries.ldq, k, size["k_row"], size["features"], self.scores, lds, rows,
+                                   count])  # fmt: skip
+            with panels:
+                self._product(queries.q, queries.ldq, packed_keys, size["features"], size["features"], self.scores,
+                              lds, rows, ceildiv(b, count, i64(self.nr)), i64(0))  # fmt: skip
+        past = b.add(b.sub(queries.first, start), i64(1))
+        masks = address(b, queries.mask, b.mul(start, size["mask_key"]), queries.element)
+        b.call(
+            self.softmax,
+            [self.scores, lds, rows, count, past, self.scale, masks, size["mask_row"], size["mask_key"], self.room,
+             self.running, self.sums, self.columns, b.zext(b.icmp_signed("==", start, i64(0)), start.type)],
+        )  # fmt: skip
+        with b.if_else(self.few) as (plain, panels):
+            with plain:
+                self._plain_values(lds, v, count, rows, start)
+            with panels:
+                self._product(self.scores, lds, packed_values, there, count, self.sums, self.columns, rows,
+                              b.udiv(self.columns, i64(self.nr)), start)  # fmt: skip
 
     def _pack(self, k: Any, packed_keys: Any, v: Any, packed_values: Any, count: Any) -> None:
         b, size = self.b, self.size
@@ -254,6 +290,23 @@ class _Writer:
                 place = address(b, w, b.mul(panel.index, stride), self.byte)
                 there = address(b, out, b.mul(panel.index, i64(self.nr)), self.f32)
                 b.call(self.multiply, [x, ldx, place, i64(self.nr), depth, there, ldo, rows, add, self.null])
+
+    def _plain_values(self, lds: Any, v: Any, count: Any, rows: Any, add: Any) -> None:
+        """Multiply the weights of a few rows by values as they lie; columns behind the last whole panel are copied."""
+        b, size = self.b, self.size
+        panels = b.udiv(size["values"], i64(self.nr))
+        first = b.mul(panels, i64(self.nr))
+        left = b.sub(size["values"], first)
+
+        def add_up(w: Any, ldw: Any, sums: Any, panels: Any) -> None:
+            beside = i64(4 * self.nr)
+            b.call(self.stream, [self.scores, lds, w, beside, ldw, count, sums, self.columns, rows, add, panels])
+
+        add_up(v, size["v_row"], self.sums, panels)
+        with b.if_then(b.icmp_signed(">", left, i64(0))):
+            source = address(b, v, first, self.f32)
+            b.call(self.copy_rows, [source, size["v_row"], self.packed_values, i64(self.nr), count, left])
+            add_up(self.packed_values, i64(self.nr), address(b, self.sums, first, self.f32), i64(1))
 
     def _nothing(self, rows: Any) -> None:
         """Set sums to 0 and their divisors to 1."""

@@ -2,8 +2,7 @@
 
 f32 is within 4 units in the last place for exp, log, erf, tanh, sigmoid and their like, denormals included, and gelu
 within 1e-6 of itself down to the smallest normal number; f64 within a few units, pow within 1e-13. Infinities and NaN
-go where numpy sends them, but gelu(-inf) is its limit 0. Each function is emitted once for each
-module and type, and inlined.
+go where numpy sends them. Each function is emitted once for each module and type, and inlined.
 """
 
 from __future__ import annotations
@@ -183,13 +182,16 @@ def _bell_short(n: Lanes, a: Any) -> Any:
 
 def _gelu(n: Lanes, x: Any) -> Any:
     """x times the normal distribution function at x = max(x, 0) - |x| Phi(-|x|): no cancellation in the tail."""
+    size, half = n.abs(x), n.of(0.5)
+    # max(x, 0) = (x + |x|) / 2 is exact and, unlike a maximum, NaN at -inf, as -inf * 0 is.
+    positive = n.fma(size, half, n.mul(x, half))
     if n.bits == 64:
-        a = n.at_most(39.5, n.abs(x))
-        return n.sub(_relu(n, x), n.mul(n.mul(a, _bell(n, a)), _mills(n, a)))
-    a = n.at_most(13.27, n.abs(x))
+        a = n.at_most(39.5, size)
+        return n.fma(n.neg(n.mul(a, _bell(n, a))), _mills(n, a), positive)
+    a = n.at_most(13.27, size)
     top, bottom = table.MILLS
     share = n.div(n.mul(a, n.horner(top, a)), n.horner(bottom, a))
-    return n.sub(_relu(n, x), n.mul(share, _bell_short(n, a)))
+    return n.fma(n.neg(share), _bell_short(n, a), positive)
 
 
 def _erf(n: Lanes, x: Any) -> Any:

@@ -14,6 +14,7 @@ from mlsysopt.compile.codegen import flat
 from mlsysopt.compile.codegen.evaluation import Scope
 from mlsysopt.compile.codegen.extents import ceiling, extent, product
 from mlsysopt.compile.codegen.loops import address, i64, least, loop
+from mlsysopt.compile.codegen.pack import transpose
 from mlsysopt.compile.codegen.program import Program, Size
 from mlsysopt.compile.codegen.version import Version
 from mlsysopt.compile.codegen.walk import advanced, decomposed
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from mlsysopt.compile.codegen.kernel import KernelBuilder
     from mlsysopt.compile.codegen.target import Isa
 
-__all__ = ["SIDE", "fits", "scratch_bytes", "transposed", "units", "write"]
+__all__ = ["SIDE", "fits", "scratch_bytes", "units", "write"]
 
 SIDE = 16
 """Indices of a tile along either loop: a cache line of f32."""
@@ -36,11 +37,11 @@ def _turned(program: Program) -> tuple[int, list[int]]:
     found: dict[int, list[int]] = {}
     for i, node in enumerate(program.nodes):
         access = node.access
-        if access is None or access.indirect or access.strides[inner] in (0, 1):
+        # A tile is read as a whole: what does not exist everywhere goes element by element.
+        if access is None or access.indirect or access.window or access.strides[inner] in (0, 1):
             continue
         along = [loop for loop in range(inner) if access.strides[loop] == 1]
-        cut = {loop for loop, _, _ in access.window}
-        if len(along) == 1 and not cut & {along[0], inner} and program.arguments[access.argument].dtype in _TYPES:
+        if len(along) == 1 and program.arguments[access.argument].dtype in _TYPES:
             found.setdefault(along[0], []).append(i)
     best = max(found, key=lambda loop: len(found[loop]), default=-1)
     return best, found.get(best, [])
@@ -123,26 +124,8 @@ def _turn(scope: Scope, node: int, along: int, column: Any, place: Any) -> None:
                 at = b.mul(b.add(column, i64(w * lanes + j)), owner.size(access.strides[inner]))
                 start = address(b, owner.buffers[access.argument], b.add(b.add(base, at), i64(v * lanes)), _f32())
                 rows.append(owner.memory.kept(dtype, start, lanes))
-            for j, row in enumerate(transposed(b, rows)):
+            for j, row in enumerate(transpose(b, rows)):
                 owner.memory.keep(dtype, address(b, place, (v * lanes + j) * SIDE + w * lanes, _f32()), row)
-
-
-def transposed(b: Any, rows: Sequence[Any]) -> list[Any]:
-    """Return the columns of a square of vectors, by exchanging halves, quarters and so on."""
-    from llvmlite import ir
-
-    rows, lanes, distance = list(rows), len(rows), len(rows) // 2
-    i32 = ir.IntType(32)
-    while distance:
-        upper = [k if not k & distance else lanes + k - distance for k in range(lanes)]
-        lower = [k + distance if not k & distance else lanes + k for k in range(lanes)]
-        masks = [ir.Constant(ir.VectorType(i32, lanes), one) for one in (upper, lower)]
-        for i in range(lanes):
-            if not i & distance:
-                pair = rows[i], rows[i + distance]
-                rows[i], rows[i + distance] = (b.shuffle_vector(*pair, mask) for mask in masks)
-        distance //= 2
-    return rows
 
 
 def _f32() -> Any:

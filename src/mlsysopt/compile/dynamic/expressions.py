@@ -294,7 +294,7 @@ class _Writer:
         other = self.table.const(number, x.type.dtype.name)
         load = self.table.nodes[node].load
         if load is not None and not windows and not load.gathered:
-            return self.table.add(replace(self.table.nodes[node], load=replace(load, outside=float(number))))
+            return self.table.add(replace(self.table.nodes[node], load=replace(load, outside=number)))
         return self.table.add(Expr("where", (within, node, other), x.type.dtype.name))
 
     def _joined(self, op: Op, at: Place, windows: tuple[Window, ...]) -> int:
@@ -375,9 +375,11 @@ class _Writer:
             self.reductions.append(total)
         if op.kind != "mean":
             return total
-        dtype = op.result.type.dtype.name
+        dtype = op.result.type.dtype
         count = self.table.size(multiplied(x.shape[axis] for axis in reduced_axes(op)))
-        return self.table.add(Expr("div", (total, self.table.cast_to(count, dtype)), dtype))
+        # 16 bits hold no large numbers: halves are divided by an f32, which is what they are in registers.
+        wide = dtype.name if dtype.bytes > 2 else "f32"
+        return self.table.add(Expr("div", (total, self.table.cast_to(count, wide)), dtype.name))
 
 
 _CHEAP = 4

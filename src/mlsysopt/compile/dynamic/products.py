@@ -55,7 +55,9 @@ def why_not(lowering: Lowering, anchor: Anchor) -> str:
 def _has_panels(lowering: Lowering, anchor: Anchor) -> bool:
     """Whether the weights are a constant matrix, so that they are packed once."""
     w = anchor.op.operands[1]
-    return w.type.rank == 2 and lowering.view(w).base in lowering.constants
+    view = lowering.view(w)
+    # What is packed starts where its constant does: a later part of one is read as weights that vary are.
+    return w.type.rank == 2 and view.base in lowering.constants and view.offset == 0
 
 
 def _outside(lowering: Lowering, anchor: Anchor, why: str) -> None:
@@ -116,9 +118,11 @@ def _panel(lowering: Lowering, anchor: Anchor, m: Dim, form: str) -> Draft:
 
 
 def _is_possible(lowering: Lowering, anchor: Anchor, decision: Decision) -> bool:
-    """Whether every variant can be called: a library's wants a bias that never changes."""
-    native = set(decision.variants) <= set(_FORMS)
-    return native or anchor.bias is None or lowering.view(anchor.bias).base in lowering.constants
+    """Whether every variant can be called: a library's wants a bias that is a constant, and all of it."""
+    if anchor.bias is None or set(decision.variants) <= set(_FORMS):
+        return True
+    base = lowering.view(anchor.bias).base
+    return base in lowering.constants and base.type.elements == anchor.bias.type.elements
 
 
 def _library(lowering: Lowering, anchor: Anchor, m: Dim, variant: str) -> Draft:
@@ -156,15 +160,12 @@ def _varying(lowering: Lowering, anchor: Anchor) -> None:
     n, k = w.shape[rows], w.shape[columns]
     along_k = k == 1 or views[1].strides[columns] == 1
     ldw = views[1].strides[rows if along_k else columns]
-    if linear or (
-        w.type.rank == 2 and not op.attrs["transpose_a"] and _are_rows(lowering, x) and _are_rows(lowering, y)
-    ):
+    if linear or (w.type.rank == 2 and _are_rows(lowering, x) and _are_rows(lowering, y)):
         batch: tuple[Dim, ...] = ()
         m, ldx, ldy = multiplied(x.shape[:-1]), _rows(x, views[0]), _rows(y, views[2])
     else:
         batch, m = y.shape[:-2], y.shape[-2]
-        ldx = views[0].strides[-1 if op.attrs["transpose_a"] else -2]
-        ldy = views[2].strides[-2]
+        ldx, ldy = views[0].strides[-2], views[2].strides[-2]
     kernel = batched(lowering.module, lowering.isa, len(batch), transposed=along_k, bias=anchor.bias is not None)
     strides = [
         step

@@ -72,7 +72,9 @@ def assign(touches: Sequence[Touch], owned: Sequence[Value], facts: Facts) -> Sl
         fresh = tuple(value for value in writes if value not in made)
         again = tuple(value for value in writes if value in made and value not in reads)
         made.update(fresh)
-        ops.append(Op(_STEP if first is None else _IN_PLACE, (*reads, *again), fresh))
+        # The bytes are promised to the first result; where that lies elsewhere, no other one may take them.
+        in_place = first is not None and fresh[:1] == (mine.get(touch.writes[0]),)
+        ops.append(Op(_IN_PLACE if in_place else _STEP, (*reads, *again), fresh))
     program = Graph("steps", ops=tuple(ops), facts=plain.facts)
     found = slots(program, range(len(ops)), Accounting(inputs=False, outputs=False))
     return Slots(tuple(map(plain.back, found.sizes)), found.members, found.of)

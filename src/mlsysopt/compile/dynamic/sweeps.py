@@ -13,8 +13,6 @@ __all__ = ["Sweep", "live", "row_bytes", "sweeps"]
 
 # A row buffer costs a store and a load for each element; what is cheaper than that is computed again.
 _KEPT_COSTS = 3
-# Elements of a column's tile: what four vectors hold.
-_TILE = 64
 
 
 @dataclass(slots=True)
@@ -107,7 +105,7 @@ def _load_cost(node: Expr, row: frozenset[int]) -> int:
 
 
 def row_bytes(found: Expressions, sizes: Mapping[str, int]) -> int:
-    """Return the bytes of all row buffers at given sizes."""
+    """Return the bytes of one index of all row buffers at given sizes; a tile of columns has as many of them."""
     length = 1
     for loop in found.arrangement.row:
         length *= found.arrangement.loops[loop].at(sizes)
