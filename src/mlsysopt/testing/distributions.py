@@ -295,7 +295,8 @@ def _difference(function: Callable[..., float], at: tuple[Any, ...], i: int) -> 
     room = size
     while not (math.isfinite(moved(room)) and math.isfinite(moved(-room))):
         room *= 0.5
-        if not room > 1e-7 * size:
+        # Nearer to an end the spacing of doubles is more than a ten-millionth of a step.
+        if not room > 1e-5 * size:
             return math.nan
     step = 1e-4 * room
     wide, narrow = ((moved(h) - moved(-h)) / (2.0 * h) for h in (2.0 * step, step))

@@ -319,6 +319,51 @@ def test_one_label_with_many_words_does_not_underflow() -> None:
     assert chain.kept_of("z")[0].tolist() == [2, 0, 1, 1]
 
 
+def spread(x, p, mu, narrow, wide):
+    z = array(int, len(x))
+    for n in range(len(x)):
+        z[n] = Categorical(p)
+        if z[n] < 2:
+            observe(x[n], Normal(mu[z[n]], precision=narrow[z[n]]))
+        if z[n] == 2:
+            observe(x[n], Normal(mu[2], var=wide[n]))
+
+
+def test_a_spread_is_read_only_where_there_is_one() -> None:
+    precision, wide = np.array([1.5, 0.4]), np.array([2.0, 0.7])
+    given = {"x": X[:2], "p": P, "mu": MU, "narrow": precision, "wide": wide}
+
+    def log_joint(*z: int) -> float:
+        sd = [1.0 / math.sqrt(precision[k]) if k < 2 else math.sqrt(wide[n]) for n, k in enumerate(z)]
+        return sum(math.log(P[k]) + normal(x, MU[k], s) for k, x, s in zip(z, X, sd, strict=False))
+
+    case = Small(spread, given, ("z",), (3, 3), log_joint)
+    assert p_value(drawn(case, 3_000), table_of(log_joint, *case.counts)) > 1e-4
+
+
+def test_one_spread_for_all_is_taken_once() -> None:
+    def shared(x, p, mu, sd: float):
+        z = array(int, len(x))
+        for n in range(len(x)):
+            z[n] = Categorical(p)
+            observe(x[n], Normal(mu[z[n]], sd))
+
+    engine = engine_of(shared, {"x": X, "p": P, "mu": MU, "sd": 0.8}, Enumerate())
+    body = engine.text[engine.text.index("def update_0_z") : engine.text.index("def sweep")]
+    assert body.index("inverse_or_nan(v_sd[0])") < body.index("for n in range")
+
+
+def test_an_impossible_value_does_not_hide_the_possible_ones() -> None:
+    def narrow(x, p, mu):
+        z = array(int, len(x))
+        for n in range(len(x)):
+            z[n] = Categorical(p)
+            observe(x[n], Normal(mu[z[n]], 0.001))
+
+    given = {"x": np.array([0.0]), "p": np.array([0.0, 0.5, 0.5]), "mu": np.array([0.0, 5.0, 5.1])}
+    assert chain_of(engine_of(narrow, given, Enumerate()), 20).kept_of("z")[:, 0].tolist() == [1] * 20
+
+
 def test_a_cell_without_mass_is_named() -> None:
     emit = np.array([[0.7, 0.0, 0.3], [0.4, 0.0, 0.6], [0.5, 0.0, 0.5]])
     engine = engine_of(topics, {"w": DOCUMENTS, "theta": THETA, "emit": emit}, Enumerate())

@@ -78,6 +78,13 @@ def test_a_row_on_the_edge_of_the_simplex() -> None:
         assert densities.dirichlet_log_density(edge, np.array([first, 2.0, 3.0])) == -math.inf
 
 
+def test_a_row_of_equal_and_other_shapes() -> None:
+    x = np.array([0.1, 0.2, 0.05, 0.15, 0.4, 0.1])
+    for alpha in ([0.5] * 6, [0.5, 0.5, 2.0, 2.0, 0.5, 7.0], [1.0, 2.0, 1.0, 2.0, 1.0, 2.0]):
+        expected = float(stats.dirichlet(alpha).logpdf(x))
+        assert densities.dirichlet_log_density(x, np.array(alpha)) == pytest.approx(expected, rel=1e-12)
+
+
 def test_limits_of_large_parameters() -> None:
     # Values to 20 digits by mpmath.
     assert densities.student_t_log_density(2.0, 1e10, 0.0, 1.0) == pytest.approx(-2.9189385330296727, rel=1e-14)

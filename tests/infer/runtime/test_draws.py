@@ -68,6 +68,15 @@ def test_logarithms_of_tiny_gammas() -> None:
         assert abs((found < c).mean() - expected) < 4.0 * math.sqrt(expected * (1.0 - expected) / len(found))
 
 
+@pytest.mark.parametrize("shape", [0.03, 0.1, 0.4, 0.8, 0.999])
+def test_gammas_of_shapes_below_one(shape: float) -> None:
+    found = drawn(draws.gamma_unit_draw, shape, count=8000)
+    assert stats.kstest(found, stats.gamma(shape).cdf).pvalue > LEAST_P
+    # What lies above 1 is proposed apart from the rest.
+    above, mass = found[found > 1.0], stats.gamma(shape).sf(1.0)
+    assert abs(len(above) / 8000 - mass) < 4.0 * math.sqrt(mass / 8000)
+
+
 def test_tiny_shapes_stay_inside() -> None:
     for shape in (1e-4, 0.001, 0.05, 0.7):
         gammas = drawn(draws.gamma_draw, shape, 1.0, count=1000)
@@ -89,6 +98,47 @@ def test_a_row_of_small_and_large_shapes() -> None:
         for k, a in enumerate(alpha):
             marginal = stats.beta(a, sum(alpha) - a)
             assert stats.kstest(found[:, k], marginal.cdf).pvalue > LEAST_P
+
+
+def test_a_long_row_is_drawn_cell_by_cell() -> None:
+    alpha = np.tile([0.05, 1.0, 0.3, 7.0], 16)
+    found = rows(draws.dirichlet_draw, alpha, size=64, count=400)
+    for first, shape in enumerate(alpha[:4]):
+        marginal = stats.beta(shape, alpha.sum() - shape)
+        assert stats.kstest(found[:, first::4].ravel(), marginal.cdf).pvalue > LEAST_P
+    # Neighbours share nothing but the sum.
+    ratio = found[:, 0::4] / (found[:, 0::4] + found[:, 2::4])
+    assert stats.kstest(ratio.ravel(), stats.beta(0.05, 0.3).cdf).pvalue > LEAST_P
+
+
+def test_a_row_that_underflows_as_a_whole_still_adds_up() -> None:
+    class Unlucky:
+        def random(self) -> float:
+            return 0.5
+
+        def standard_exponential(self) -> float:
+            return 45.0
+
+    for size in (1, 3):
+        out = np.empty(size)
+        draws.dirichlet_draw(Unlucky(), out, np.full(size, 0.04))  # pyright: ignore[reportArgumentType]
+        assert (out > 0.0).all() and out.sum() == 1.0
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, math.inf, math.nan])
+def test_a_row_with_a_shape_that_is_none_is_nan(wrong: float) -> None:
+    for alpha in ([wrong, 1.0], [0.01, wrong], [2.0, 3.0, wrong]):
+        out = np.zeros(len(alpha))
+        draws.dirichlet_draw(np.random.default_rng(1), out, np.array(alpha))
+        assert np.isnan(out).all()
+
+
+def test_rows_are_the_same_bits_compiled() -> None:
+    pytest.importorskip("numba")
+    native = compiled(draws.dirichlet_draw)
+    for alpha in (np.array([0.5, 0.05, 3.0]), np.array([0.001, 2.0]), np.tile([0.04, 0.6, 1.0], 11)):
+        plain = rows(draws.dirichlet_draw, alpha, size=len(alpha), count=100)
+        assert np.array_equal(plain, rows(native, alpha, size=len(alpha), count=100))
 
 
 def test_certain_outcomes_are_drawn() -> None:

@@ -10,6 +10,7 @@ import pytest
 from scipy import linalg, special
 
 from mlsysopt.infer.runtime import numerics
+from mlsysopt.testing.distributions import compiled
 
 LOG_GAMMA = [
     (1e-10, 23.025850929882735237),
@@ -173,3 +174,27 @@ def test_cholesky_and_solving() -> None:
     for wrong in ([[1.0, 2.0], [2.0, 1.0]], [[1.0, 0.5], [0.0, 1.0]], [[0.0]], [[math.inf]], [[math.nan]]):
         matrix = np.array(wrong)
         assert not numerics.cholesky(matrix, np.empty_like(matrix)), wrong
+
+
+def test_exponentials_of_many_numbers() -> None:
+    rng = np.random.default_rng(1)
+    x = np.concatenate([-rng.random(3000) * 708.0, -rng.random(3000) * 2.0, rng.random(500) * 700.0, [0.0, -708.0]])
+    found = x.copy()
+    numerics.exp_all(found)
+    exact = np.exp(x.astype(np.longdouble))
+    assert (np.abs(found - exact) <= np.spacing(exact.astype(float))).all()
+    ends = np.array([0.0, -708.1, -1e300, -math.inf, math.nan])
+    numerics.exp_all(ends)
+    assert ends.tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
+    numerics.exp_all(np.empty(0))
+
+
+def test_exponentials_are_the_same_bits_compiled() -> None:
+    pytest.importorskip("numba")
+    # Of every length, for a processor takes the last few numbers one by one.
+    for size in range(1, 20):
+        plain = -np.random.default_rng(size).exponential(30.0, size)
+        native = plain.copy()
+        numerics.exp_all(plain)
+        compiled(numerics.exp_all)(native)
+        assert np.array_equal(plain, native)

@@ -202,7 +202,7 @@ class _Block:
         for one in (self.moves, self.logs):
             if one:
                 f.line(f"{one} = np.empty(({states}, {states}))")
-        self.weights.tabulate(states)
+        self.weights.tabulate(states, alike=len(set(self.plan.states.values())) == 1)
         front = int(bool(self.row.starts))
         with f.loops(self.row.outer, self.row.guards):
             low, high = f.fresh("low_"), f.fresh("high_")

@@ -215,8 +215,9 @@ def _draw_dirichlet(f: Writer, site: Site, s: list[str]) -> None:
     with f.block(f"for {index} in range({size}):"):
         count = f.cell(site.variable, (*site.at, index), "n_")
         f.line(f"{alpha}[{index}] = {f.value(site.args[0].at(Index(index)))} + {count}")
-        _unless(f, site, f"0.0 < {alpha}[{index}] < math.inf")
+    # A shape that is not above 0 and finite makes the whole row nan.
     f.line(f"{f.use(draws.dirichlet_draw)}(rng, {row}, {alpha})")
+    _unless(f, site, f"{row}[0] > 0.0")
 
 
 def _draw_normal(f: Writer, site: Site, s: list[str]) -> None:

@@ -96,7 +96,7 @@ def _write(module: Module, name: str, plan: _Plan) -> None:
         for array in (weight, weights.logs):
             if array:
                 f.line(f"{array} = np.empty({states})")
-        weights.tabulate(states)
+        weights.tabulate(states, alike=plan.common is not None)
         for site, size in zip(plan.blanket.own, plan.states, strict=True):
             with f.site(site):
                 if plan.common is None:

@@ -38,22 +38,34 @@ def needs_log(site: Site) -> bool:
     return site.distribution is None or site.distribution.name not in _LINEAR
 
 
-def density(f: Writer, site: Site) -> Density:
-    """Return the density of a site as a factor and as a logarithm that is left; either may be missing."""
+def inverse_spread(f: Writer, site: Site) -> str:
+    """Return the text of 1 / standard deviation of a site of Normal's family; nan where that is none."""
+    assert site.distribution is not None
+    spread = f.value(site.args[1])
+    match site.distribution.name:
+        case "Normal":
+            return f"{f.use(inverse_or_nan)}({spread})"
+        case "NormalVariance":
+            return f"math.sqrt({f.use(inverse_or_nan)}({spread}))"
+        case _:
+            return f"{f.use(basics.sqrt_or_nan)}({spread})"
+
+
+def density(f: Writer, site: Site, inverse: str = "") -> Density:
+    """Return the density of a site as a factor and as a logarithm that is left; either may be missing.
+
+    Args:
+        f: The function.
+        site: What is weighed.
+        inverse: Of Normal's family: text of 1 / standard deviation where that is known.
+    """
     name = site.distribution.name if site.distribution is not None else ""
     if name == "BernoulliLogit":
         x = f.let(f.value(site.args[0]), "x_")
         logistic = f.use(basics.logistic)
         return f"({logistic}({x}) if {f.value(site.value)} == 1 else {logistic}(-{x}))", None
     if name in _NORMAL:
-        spread = f.value(site.args[1])
-        match name:
-            case "Normal":
-                inverse = f.let(f"{f.use(inverse_or_nan)}({spread})", "i_")
-            case "NormalVariance":
-                inverse = f.let(f"math.sqrt({f.use(inverse_or_nan)}({spread}))", "i_")
-            case _:
-                inverse = f.let(f"{f.use(basics.sqrt_or_nan)}({spread})", "i_")
+        inverse = f.let(inverse or inverse_spread(f, site), "i_")
         away = f.let(f"({f.value(site.value)} - {f.value(site.args[0])}) * {inverse}", "z_")
         return f"{ROOT} * {inverse}", f"-0.5 * ({away} * {away})"
     linear = f.linear_density(site)
@@ -123,7 +135,7 @@ def _walked(f: Writer, steps: Sequence[Expr | Loop]) -> Generator[None, None, No
 
 def multiply(
     f: Writer, site: Site, steps: Sequence[Expr | Loop], heads: Sequence[str], product: str, logs: str,
-    changes: Callable[[Expr], bool], *, scaled: bool, first: str = "",
+    changes: Callable[[Expr], bool], *, scaled: bool, first: str = "", inverse: str = "",
 ) -> None:  # fmt: skip
     """Write `product[...] *= density` and `logs[...] += log density` over the iterations of a consumer.
 
@@ -137,6 +149,7 @@ def multiply(
         changes: Whether an expression changes with the values.
         scaled: Whether products are to be kept in range.
         first: A line at the beginning of the loop over values.
+        inverse: As of `density`.
     """
     outside = [guard for guard in site.guards if not changes(guard.condition)]
     inside = [guard for guard in site.guards if changes(guard.condition)]
@@ -152,7 +165,7 @@ def multiply(
             if first:
                 f.line(first)
             with _conditions(f, inside):
-                factor, log = density(f, site)
+                factor, log = density(f, site, inverse)
                 if factor is not None:
                     f.line(f"{product} *= {factor}")
                 if log is not None:
@@ -198,10 +211,22 @@ class Weights:
         self.logs = f.fresh("logs_") if logs or any(needs_log(one.site) for one in (*gathered, *scattered)) else ""
         self.table = f.fresh("table_") if scattered else ""
         self.log_table = f.fresh("table_") if any(needs_log(one.site) for one in scattered) else ""
+        self.inverses: dict[Consumer, str] = {}
 
-    def tabulate(self, states: str) -> None:
-        """Write the walk of each scattered consumer through its own loops, once for all cells."""
+    def tabulate(self, states: str, *, alike: bool) -> None:
+        """Write what all cells share: 1 / spread of each value, and each scattered consumer's walk of its own loops.
+
+        Args:
+            states: How many values a cell has at most.
+            alike: Whether each cell has so many: else a value need not have a spread.
+        """
         f = self.f
+        for one in filter(self._has_spread_of_its_own, self.gathered if alike else ()):
+            table, k = f.fresh("inverse_"), f.fresh("k_")
+            f.line(f"{table} = np.empty({states})")
+            with f.block(f"for {k} in range({states}):"):
+                f.line(f"{table}[{k}] = {inverse_spread(f, self._of(one, k)[0])}")
+            self.inverses[one] = table
         if not self.scattered:
             return
         array = f.array(f"v_{self.variable}")
@@ -244,12 +269,14 @@ class Weights:
         rest = [one for one in every if one not in first]
         cell = f"{f.cell(self.variable, at)} = {k}"
         number = f.let(flat(f, self.variable, at), "cell_") if self.table else ""
-        sites = [(settled(f, site.replaced(way.new), changes), changes, one.get is None)
+        sites = [(settled(f, site.replaced(way.new), changes), self._inverse(one, k))
                  for one, way in first for site, changes in [self._of(one, k)]]  # fmt: skip
         at_once = not rest and not self.logs
+        top, log = f.fresh("top_"), f.fresh("log_")
+        if self.logs:
+            f.line(f"{top} = -math.inf")
         f.line(f"{total} = 0.0")
         with _blocks(f, heads):
-            log = f"{self.logs}[{k}]"
             factor, said = prior(k)
             f.line(f"{weight} = {factor or '1.0'}")
             if self.logs:
@@ -258,11 +285,11 @@ class Weights:
                 f.line(f"{weight} *= {self.table}[{number}, {k}]")
             if self.log_table:
                 f.line(f"{log} += {self.log_table}[{number}, {k}]")
-            if any(in_place for _, _, in_place in sites):
+            if any(one.get is None for one, _ in first):
                 f.line(cell)
-            for site, _, _ in sites:
+            for site, inverse in sites:
                 with _conditions(f, site.guards):
-                    factor, said = density(f, site)
+                    factor, said = density(f, site, inverse)
                     if factor is not None:
                         f.line(f"{weight} *= {factor}")
                     if said is not None:
@@ -270,35 +297,61 @@ class Weights:
             if at_once:
                 f.line(f"{total} += {weight}")
             f.line(f"{into}{k}] = {total if at_once and summed else weight}")
+            if self.logs:
+                self._lift(k, weight, log, top if not rest else "")
         for one, way in rest:
             site, changes = self._of(one, k)
             multiply(
-                f, site.replaced(way.new), way.steps, heads, f"{into}{k}]", log, changes,
+                f, site.replaced(way.new), way.steps, heads, f"{into}{k}]", f"{self.logs}[{k}]", changes,
                 scaled=way.repeated or len(every) > MANY, first=cell if one.get is None else "",
+                inverse=self._inverse(one, k),
             )  # fmt: skip
-        if not at_once:
-            self._close(k, heads, total, weight, into, summed)
-        return total
-
-    def _close(self, k: str, heads: Sequence[str], total: str, weight: str, into: str, summed: bool) -> None:
-        f, top = self.f, self.f.fresh("top_")
-        if self.logs:
-            f.line(f"{top} = -math.inf")
-            with _blocks(f, heads), f.block(f"if {into}{k}] > 0.0 and {self.logs}[{k}] > {top}:"):
-                f.line(f"{top} = {self.logs}[{k}]")
+        if at_once:
+            return total
+        if self.logs and rest:
+            with _blocks(f, heads):
+                self._lift(k, f"{into}{k}]", f"{self.logs}[{k}]", top)
         with _blocks(f, heads):
             f.line(f"{weight} = {into}{k}]")
             if self.logs:
-                with f.block(f"if {weight} > 0.0:"):
-                    f.line(f"{weight} *= math.exp({self.logs}[{k}] - {top})")
+                f.line(f"{weight} *= math.exp({self.logs}[{k}] - {top})")
             f.line(f"{total} += {weight}")
             f.line(f"{into}{k}] = {total if summed else weight}")
+        return total
+
+    def _lift(self, k: str, weight: str, log: str, top: str) -> None:
+        """Write a value's logarithm into its place; where all of it is known, also the largest of those possible.
+
+        Numbers are chosen, not what to do: which value weighs most is news at every cell.
+        """
+        f = self.f
+        if not top:
+            f.line(f"{self.logs}[{k}] = {log}")
+            return
+        known = f.fresh("log_")
+        f.line(f"{known} = {log} if {weight} > 0.0 else -math.inf")
+        f.line(f"{self.logs}[{k}] = {known}")
+        f.line(f"{top} = {known} if {known} > {top} else {top}")
 
     def _of(self, one: Consumer, k: str) -> tuple[Site, Callable[[Expr], bool]]:
         """Return a consumer in which the cell is a value, and what changes with the value."""
         if one.get is not None:
             return one.site.replaced({one.get: Index(k)}), lambda part: uses(part, {k})
         return one.site, lambda part: self.variable in reads(part)
+
+    def _has_spread_of_its_own(self, one: Consumer) -> bool:
+        """Whether a consumer is normal with a spread that follows from the value alone, in whatever cell.
+
+        A guard may keep the spread from being read where it has no such cell.
+        """
+        site, k = one.site, "k"
+        if one.get is None or site.guards or site.distribution is None or site.distribution.name not in _NORMAL:
+            return False
+        spread = self._of(one, k)[0].args[1]
+        return self.variable not in reads(spread) and not uses(spread, site.indices)
+
+    def _inverse(self, one: Consumer, k: str) -> str:
+        return f"{self.inverses[one]}[{k}]" if one in self.inverses else ""
 
     def _always(self, one: Consumer, k: str) -> bool:
         """Whether a consumer's guards, if it has any, are asked in the loop over values."""

@@ -559,12 +559,16 @@ def dirichlet_log_density(x: Floats, alpha: Floats) -> float:
     total = 0.0
     mass = 0.0
     found = 0.0
+    once = 0.0
     outside = x.shape[0] != alpha.shape[0]
     for k in range(alpha.shape[0]):
         if not is_positive(alpha[k]):
             return math.nan
         mass += alpha[k]
-        found -= log_gamma(alpha[k])
+        # Shapes of a row are mostly equal, and log_gamma is most of the cost.
+        if k == 0 or alpha[k] != alpha[k - 1]:
+            once = log_gamma(alpha[k])
+        found -= once
         if not outside:
             outside = not x[k] >= 0.0
             total += x[k]

@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlsysopt.infer.runtime.basics import exp_or_inf, logistic
-from mlsysopt.infer.runtime.numerics import LARGEST_COUNT, cholesky, is_count, is_positive, is_real, is_simplex
+from mlsysopt.infer.runtime.numerics import (
+    LARGEST_COUNT,
+    cholesky,
+    exp_all,
+    is_count,
+    is_positive,
+    is_real,
+    is_simplex,
+)
 
 __all__ = [
     "bernoulli_draw",
@@ -53,6 +61,7 @@ Ints = NDArray[np.int64]
 TINY = 2.2250738585072014e-308
 HUGE = 1.7976931348623157e308
 BELOW_ONE = 0.9999999999999999
+ONE_OVER_E = 0.36787944117144233
 LOG_SHAPE = 0.1
 """From this shape on a gamma draw is far from underflow: an exponential of 53 random bits is below 45."""
 LOG_ROW = 0.03
@@ -159,17 +168,54 @@ def log_normal_draw(rng: np.random.Generator, mean: float, sd: float) -> float:
 
 
 def gamma_unit_draw(rng: np.random.Generator, shape: float) -> float:
-    """A draw of Gamma(shape, 1), shape not tiny; G(a) = G(a + 1) U^(1 / a): Marsaglia and Tsang, TOMS 2000."""
+    """A draw of Gamma(shape, 1), shape not tiny."""
     if shape < 1.0:
-        return rng.standard_gamma(shape + 1.0) * math.exp(-rng.standard_exponential() / float(shape))
+        x = math.exp(-rng.standard_exponential() / float(shape))
+        return gamma_below_one_draw(rng, float(shape), x, rng.random() * (1.0 + ONE_OVER_E * float(shape)))
     return kept_positive(rng.standard_gamma(float(shape)))
 
 
+def gamma_below_one_draw(rng: np.random.Generator, shape: float, x: float, u: float) -> float:
+    """A draw of Gamma(shape, 1), shape < 1, by rejection: Ahrens and Dieter's GS, Computing 1974.
+
+    Below 1 the density lies under t^(shape - 1), above under exp(-t): masses in the ratio 1 to shape / e. A proposal
+    costs an exponential and a uniform number, and of a small shape nearly all are accepted.
+
+    Args:
+        rng: Of the chain.
+        shape: Below 1.
+        x: The first proposal from below 1, exp(-e / shape), e exponential.
+        u: Uniform between 0 and 1 + shape / e: says which part is proposed from, and whether x is accepted.
+    """
+    while True:
+        if u < 1.0:
+            # 1 - x lies below exp(-x), and mostly decides.
+            if u < 1.0 - x or u < math.exp(-x):
+                return x
+        else:
+            x = 1.0 + rng.standard_exponential()
+            if rng.random() < math.exp((shape - 1.0) * math.log(x)):
+                return x
+        x = math.exp(-rng.standard_exponential() / shape)
+        u = rng.random() * (1.0 + ONE_OVER_E * shape)
+
+
 def gamma_log_draw(rng: np.random.Generator, shape: float) -> float:
-    """Logarithm of a draw of Gamma(shape, 1), however small: log G(a) = log G(a + 1) + log(U) / a."""
-    if shape < LOG_SHAPE:
-        return math.log(kept_positive(rng.standard_gamma(shape + 1.0))) - rng.standard_exponential() / float(shape)
-    return math.log(gamma_unit_draw(rng, shape))
+    """Logarithm of a draw of Gamma(shape, 1), however small: as `gamma_below_one_draw`, log x kept."""
+    if shape >= LOG_SHAPE:
+        return math.log(gamma_unit_draw(rng, shape))
+    while True:
+        u = rng.random() * (1.0 + ONE_OVER_E * float(shape))
+        if u < 1.0:
+            log = -rng.standard_exponential() / float(shape)
+            x = math.exp(log)
+            if u < 1.0 - x or u < math.exp(-x):
+                return log
+        else:
+            x = 1.0 + rng.standard_exponential()
+            log = math.log(x)
+            if rng.random() < math.exp((float(shape) - 1.0) * log):
+                return log
 
 
 def gamma_draw(rng: np.random.Generator, shape: float, rate: float) -> float:
@@ -380,32 +426,52 @@ def categorical_draw(rng: np.random.Generator, p: Floats) -> int:
 
 def dirichlet_draw(rng: np.random.Generator, out: Floats, alpha: Floats) -> None:
     """Gammas of each shape over their sum; by logarithms where they may be below a double."""
-    least = math.inf
-    for k in range(alpha.shape[0]):
-        if not is_positive(alpha[k]):
-            least = -1.0
-        elif alpha[k] < least:
-            least = alpha[k]
-    if least < 0.0 or out.shape[0] != alpha.shape[0]:
+    size = alpha.shape[0]
+    wrong = 0
+    tiny = 0
+    for k in range(size):
+        wrong += not (alpha[k] > 0.0 and alpha[k] < math.inf)
+        tiny += alpha[k] < LOG_ROW
+    if wrong > 0 or out.shape[0] != size:
         for k in range(out.shape[0]):
             out[k] = math.nan
         return
-    total = 0.0
-    if least < LOG_ROW:
+    if tiny > 0:
         top = -math.inf
-        for k in range(alpha.shape[0]):
+        for k in range(size):
             out[k] = gamma_log_draw(rng, alpha[k])
             if out[k] > top:
                 top = out[k]
-        for k in range(alpha.shape[0]):
+        for k in range(size):
             out[k] = math.exp(out[k] - top)
-            total += out[k]
     else:
-        for k in range(alpha.shape[0]):
-            out[k] = gamma_unit_draw(rng, alpha[k])
-            total += out[k]
-    for k in range(alpha.shape[0]):
+        gamma_row_draw(rng, out, alpha)
+    total = 0.0
+    for k in range(size):
+        total += out[k]
+    if total == 0.0:
+        # Each of them underflowed: a row of one cell, once in a billion.
+        total = TINY
+        out[size - 1] = TINY
+    for k in range(size):
         out[k] = kept_positive(out[k] / total)
+
+
+def gamma_row_draw(rng: np.random.Generator, out: Floats, alpha: Floats) -> None:
+    """Draws of Gamma(alpha[k], 1), no shape tiny: the first proposals of shapes below 1 take one pass of `exp`."""
+    for k in range(alpha.shape[0]):
+        out[k] = 0.0
+        if alpha[k] < 1.0:
+            out[k] = rng.standard_exponential() / -float(alpha[k])
+    exp_all(out)
+    for k in range(alpha.shape[0]):
+        if alpha[k] < 1.0:
+            u = rng.random() * (1.0 + ONE_OVER_E * float(alpha[k]))
+            # What nearly always accepts stands here: a call takes half as long as the draw.
+            if not u < 1.0 - out[k]:
+                out[k] = gamma_below_one_draw(rng, float(alpha[k]), float(out[k]), u)
+        else:
+            out[k] = rng.standard_gamma(float(alpha[k]))
 
 
 def multinomial_draw(rng: np.random.Generator, out: Ints, n: int, p: Floats) -> None:
