@@ -264,6 +264,12 @@ class TimedTrace:
         ran = self.ran[self.starts + 1 :]
         return float(ran.mean()) if len(ran) else math.nan
 
+    @property
+    def refused_share(self) -> float:
+        """Share of the seconds after the starts that trials took which did not run, with the probes after them."""
+        took = np.diff(self.ends_s)[self.starts :]
+        return float(took[~self.ran[self.starts + 1 :]].sum()) / (self.budget_s - self.after_s)
+
     @classmethod
     def from_json(cls, obj: Mapping[str, Any]) -> TimedTrace:
         """Return what `to_json` wrote."""

@@ -4,12 +4,15 @@ The table (`python -m bench.tune_databases_record` makes it) was recorded from r
 their seconds. Every tuner sees the same default, the same five starting points and the same noise per seed, and may
 spend the same seconds, of runs, refusals and probes; its own thinking is a column. What counts is the area under
 the regret over the seconds after the starts. Each tuner runs twice: told of failures as `Study` tells them, and kept to
-what is likely to work by `ValiditySampler`. Two processes, one thread each. Exit code 3 without a table.
+what is likely to work by `ValiditySampler`. `oracle tpe` is TPE kept by the replay's own truth about what runs, with
+no probes and no mistakes: where that misses the bar, no model of validity reaches it. Two processes, one thread each.
+Exit code 3 without a table.
 
 Optuna's GPSampler takes a CPU second or two for one proposal: traces of its rows are kept in
 `tests/tables/replay-seconds-peers.json.gz` under a key of table, protocol, Optuna's version and, for the row that is
 kept to what works, our own sources; `python -m bench.tune_databases_table peers` makes that file anew. `replay`
-runs the start of one of them again as a check, and the whole row where no kept one fits.
+runs the start of one of them again as a check, and the whole row where no kept one fits; `--gp-seeds 0` leaves that
+row out.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +79,7 @@ class Contestant:
         probes: Whether failures are looked into by probes.
         tells_fail: Whether failures are told as FAIL.
         ablation: Whether it is there to be seen beside others, and in no bar.
+        oracle: Whether the replay itself says what runs, in place of a model. No part of the key of kept traces.
     """
 
     name: str
@@ -84,6 +88,7 @@ class Contestant:
     probes: bool = False
     tells_fail: bool = False
     ablation: bool = False
+    oracle: bool = field(default=False, repr=False)
 
     def seeds(self, most: int, gp: int) -> int:
         """Return how many seeds it gets."""
@@ -99,7 +104,8 @@ def contestants() -> list[Contestant]:
     can = diagnosis() is not None
     kept = [Contestant(f"valid {base}", base, kept=True, probes=can) for base in BASES]
     alone = [Contestant("valid tpe, no probes", "tpe", kept=True, ablation=True)] if can else []
-    return [*plain, Contestant("tpe, FAIL", "tpe", tells_fail=True, ablation=True), *kept, *alone]
+    oracle = Contestant("oracle tpe", "tpe", kept=True, oracle=True)
+    return [*plain, Contestant("tpe, FAIL", "tpe", tells_fail=True, ablation=True), *kept, *alone, oracle]
 
 
 @cache
@@ -115,8 +121,11 @@ def diagnosis() -> Callable[..., Sequence[str]] | None:
     return culprits
 
 
-def sampler(one: Contestant, space: Space, seed: int, probes: Callable[[], Sequence[Evidence]]) -> BaseSampler:
+def sampler(
+    one: Contestant, it: TimedReplay, space: Space, seed: int, probes: Callable[[], Sequence[Evidence]]
+) -> BaseSampler:
     """Make the sampler of a row."""
+    from bench.replayed_truth import TruthSampler
     from mlsysopt.core.search import SpaceSampler, registry
     from mlsysopt.core.search.dds import DDSSampler
     from mlsysopt.core.search.validity import ValiditySampler
@@ -125,6 +134,8 @@ def sampler(one: Contestant, space: Space, seed: int, probes: Callable[[], Seque
         made: BaseSampler = SpaceSampler(DDSSampler(space=space, seed=seed), space, seed=seed)
     else:
         made = registry.sampler(one.base, space=space, seed=seed)
+    if one.oracle:
+        return TruthSampler(made, space, seed=seed, replay=it)
     return ValiditySampler(made, space, seed=seed, probes=probes) if one.kept else made
 
 
@@ -171,7 +182,7 @@ def _one(job: Job) -> TimedTrace:
     setting, one, seed, most_trials = job
     it = load(setting.path, setting.objective)
     return study_in_seconds(
-        it, lambda space, n, probes: sampler(one, space, n, probes), seed=seed, tells_fail=one.tells_fail,
+        it, lambda space, n, probes: sampler(one, it, space, n, probes), seed=seed, tells_fail=one.tells_fail,
         budget_s=setting.runs * (1.0 + setting.canaries) * it.default_s, beside_s=setting.canaries * it.default_s,
         diagnose=diagnosis() if one.probes else None, most_trials=most_trials,
     )  # fmt: skip
@@ -252,7 +263,7 @@ def ask_costs(it: TimedReplay, base: str) -> tuple[float, float, int]:
 
     def median(one: Contestant) -> float:
         trace = study_in_seconds(
-            it, lambda space, n, probes: sampler(one, space, n, probes), seed=0, starts=starts,
+            it, lambda space, n, probes: sampler(one, it, space, n, probes), seed=0, starts=starts,
             budget_s=1e6 * it.default_s, diagnose=diagnosis() if one.probes else None,
             most_trials=1 + len(starts) + ASKS,
         )  # fmt: skip
@@ -270,6 +281,16 @@ def behind(worse: Sequence[float], best: Sequence[float]) -> float:
     """
     n = min(len(worse), len(best))
     return 1.0 - math.exp(float(np.mean(worse[:n])) - float(np.mean(best[:n])))
+
+
+def reach(plain: Sequence[TimedTrace], oracle: tuple[float, float, float]) -> str:
+    """Return whether bar 4a can be reached on this table: what refusals take, and what knowing them all brings."""
+    share = float(np.mean([trace.refused_share for trace in plain]))
+    can = "can be reached" if oracle[0] <= 0.9 else "cannot be reached"
+    return (
+        f"tune-databases.4a {can} on this table: TPE kept by the truth about what runs has {oracle[0]:.2f} "
+        f"[{oracle[1]:.2f}, {oracle[2]:.2f}] of plain TPE's area; refusals take {share:.1%} of plain TPE's seconds"
+    )
 
 
 def report(bench: Bench, it: TimedReplay, traces: Mapping[str, list[TimedTrace]]) -> None:
@@ -319,6 +340,8 @@ def report(bench: Bench, it: TimedReplay, traces: Mapping[str, list[TimedTrace]]
         value = versus.get(f"valid {base}", (math.nan,))[0]
         about = f"area of {base} with ValiditySampler over {base}'s"
         bench.bar(f"tune-databases.4{letter}", value, "<=", 0.9, must=letter == "a", about=about)
+    if "tpe" in traces and "oracle tpe" in versus:
+        print(reach(traces["tpe"], versus["oracle tpe"]))
     ends = {name: [trace.best for trace in ts] for name, ts in traces.items()}
     gaps: dict[str, float] = {}
     for name in ("random", "valid random"):
@@ -336,7 +359,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("verb", choices=["replay", "peers"])
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--gp-seeds", type=int, default=GP_SEEDS, help="of Optuna's GP, the slow one; 0 leaves it out")
+    parser.add_argument("--gp-seeds", type=int, default=GP_SEEDS, help="of Optuna's GP; 0 runs no row of it anew")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--runs", type=float, default=RUNS, help="the budget, in runs of the default")
     parser.add_argument("--canaries", type=float, default=0.0, help="runs of the default beside every trial")
@@ -361,18 +384,25 @@ def main(arguments: list[str] | None = None) -> int:
     setting = Setting(options.table, options.objective, options.runs, options.canaries)
     rows = [one for one in contestants() if options.tuners is None or one.name in options.tuners.split(",")]
     counts = {one.name: one.seeds(options.seeds, options.gp_seeds) for one in rows}
-    rows = [one for one in rows if counts[one.name] > 0]
     folder = options.table.parent
     if options.verb == "peers":
-        slow = [one for one in rows if one.base == "gp"]
+        slow = [one for one in rows if one.base == "gp" and counts[one.name] > 0]
         print(keep(folder, setting, slow, replay(setting, slow, lambda one: counts[one.name], options.processes)))
         print(f"took {time.monotonic() - started:.0f} s", file=sys.stderr)
         return 0
     if diagnosis() is None:
         print("mlsysopt.operate.tune.diagnose is not there: the wrapper learns from trials alone\n")
-    stored = {one.name: kept(folder, setting, one, counts[one.name]) for one in rows if one.base == "gp"}
+    stored = {
+        one.name: kept(folder, setting, one, one.seeds(options.seeds, options.gp_seeds or GP_SEEDS))
+        for one in rows
+        if one.base == "gp"
+    }
     ready = {name: traces for name, traces in stored.items() if traces is not None}
-    live = [one for one in rows if one.name not in ready]
+    live = [one for one in rows if one.name not in ready and counts[one.name] > 0]
+    out = [one.name for one in rows if one.name not in ready and one not in live]
+    if out:
+        print(f"left out, as no kept traces fit: {', '.join(out)}")
+    rows = [one for one in rows if one.name not in out]
     traces = replay(setting, live, lambda one: counts[one.name], options.processes) | ready
     traces = {one.name: traces[one.name] for one in rows}
     for one in rows:
@@ -385,7 +415,7 @@ def main(arguments: list[str] | None = None) -> int:
     about = f"CPU-s that the wrapper adds to TPE's median ask ({plain:.3f}) at {AT} trials, {failed} of them failures"
     bench.bar("tune-databases.8", wrapped - plain, "<=", 0.3, about=about)
     print(f"took {time.monotonic() - started:.0f} s", file=sys.stderr)
-    whole = options.tuners is None and (options.seeds, options.gp_seeds) == (SEEDS, GP_SEEDS)
+    whole = options.tuners is None and options.seeds == SEEDS and options.gp_seeds == GP_SEEDS
     return bench.finish(write=whole and options.table == TABLE)
 
 

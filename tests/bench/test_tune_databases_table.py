@@ -17,8 +17,9 @@ from bench import tune_databases_table
 from bench.recording import lines_of, measured, record, resumed, write_table
 from bench.replayed import STARTS, Table
 from bench.replayed_seconds import PROBE_S, RAN, TimedReplay, TimedTrace, study_in_seconds
+from bench.replayed_truth import TruthSampler
 from bench.tune_databases_record import TUNERS, Proposals, _extra, plan
-from bench.tune_databases_table import Contestant, Setting, behind, objective_of, replay, report, sampler
+from bench.tune_databases_table import Contestant, Setting, behind, objective_of, reach, replay, report, sampler
 from mlsysopt.core.search.past import spending
 from mlsysopt.core.space import Float, Int, Space
 from mlsysopt.core.target import Failure, Measurement, Metric, Outcome
@@ -248,7 +249,7 @@ def test_all_tuners_share_starts_noise_and_seconds(it: TimedReplay) -> None:
 
     def run(one: Contestant, seed: int) -> TimedTrace:
         return study_in_seconds(
-            it, lambda space, n, probes: sampler(one, space, n, probes), seed=seed, budget_s=12 * RUN_S,
+            it, lambda space, n, probes: sampler(one, it, space, n, probes), seed=seed, budget_s=12 * RUN_S,
             tells_fail=one.tells_fail,
         )  # fmt: skip
 
@@ -260,6 +261,43 @@ def test_all_tuners_share_starts_noise_and_seconds(it: TimedReplay) -> None:
     again = run(rows[3], 3)
     np.testing.assert_array_equal(again.gains, traces[3].gains)
     assert traces[3].valid_share > traces[0].valid_share
+
+
+def test_whoever_knows_what_runs_is_never_refused(it: TimedReplay) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    oracle, plain = Contestant("oracle tpe", "tpe", kept=True, oracle=True), Contestant("tpe", "tpe")
+    space = it.table.space
+    made = sampler(oracle, it, space, 0, list)
+    assert isinstance(made, TruthSampler)
+    model = made.model(optuna.create_study(sampler=made))
+    pool = space.sobol(64, 5)
+    ran = [it.see(one, np.random.default_rng(0)).failure is None for one in pool]
+    assert 0 < sum(ran) < 64 and model.p(pool).tolist() == [float(one) for one in ran]
+
+    def run(one: Contestant) -> TimedTrace:
+        return study_in_seconds(
+            it, lambda space, n, probes: sampler(one, it, space, n, probes), seed=3, budget_s=12 * RUN_S
+        )
+
+    free, kept = run(plain), run(oracle)
+    assert free.valid_share < kept.valid_share == 1.0
+    assert free.refused_share > kept.refused_share == 0.0
+
+
+def test_the_reach_of_the_bar_is_said_in_one_line() -> None:
+    trace = TimedTrace(
+        gains=np.zeros(5), ends_s=np.array([0.0, 1.0, 2.0, 3.5, 8.0]), ran=np.array([True, False, False, True, False]),
+        after_s=2.0, budget_s=14.0, starts=2, probes=0, cpu_s=np.zeros(2),
+    )  # fmt: skip
+    # After the starts only the last trial was refused: 4.5 of 12 seconds.
+    assert trace.refused_share == 4.5 / 12
+    assert "4a can be reached" in reach([trace], (0.88, 0.8, 0.97))
+    said = reach([trace], (0.95, 0.9, 1.0))
+    assert "4a cannot be reached" in said and "0.95 [0.90, 1.00]" in said and "37.5%" in said
+
+
+def test_kept_traces_do_not_depend_on_whether_there_is_an_oracle(path: Path) -> None:
+    assert "oracle" not in tune_databases_table.key(Setting(path), Contestant("gp", "gp"))
 
 
 def test_whoever_knows_the_best_point_has_no_regret_from_its_end_on(it: TimedReplay) -> None:

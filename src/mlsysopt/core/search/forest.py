@@ -53,7 +53,8 @@ class Forest:
             trees: Number of trees.
             seed: The same seed gives the same forest.
         """
-        from sklearn.ensemble import ExtraTreesRegressor
+        from sklearn import config_context
+        from sklearn.tree import ExtraTreeRegressor
 
         x = np.concatenate([good, bad])
         worked = np.arange(len(x)) < len(good)
@@ -63,13 +64,19 @@ class Forest:
             columns = np.sort(columns[order[:PAIRED]])
         i, j = np.triu_indices(len(columns), 1)
         pairs = np.stack([columns[i], columns[j]], axis=1)
-        # On labels 0 and 1 the squared error chooses as Gini's index does, and a leaf's mean is its share: the
-        # classifier gives the same forest, and takes twice the time for checks of its labels, tree by tree.
-        found = ExtraTreesRegressor(trees, max_features="sqrt", n_jobs=1, random_state=seed)  # pyright: ignore[reportArgumentType]
-        found.fit(_features(x, pairs), worked.astype(np.float64))
+        features, labels = _features(x, pairs), worked.astype(np.float64)
+        # On labels 0 and 1 the squared error chooses as Gini's index does, and a leaf's mean is its share. One
+        # estimator, fitted again and again: an ensemble would copy and check one per tree, which takes as long again.
+        one = ExtraTreeRegressor(max_features="sqrt")  # pyright: ignore[reportArgumentType]
+        rng = np.random.RandomState(seed)
+        grown: list[Any] = []
+        with config_context(skip_parameter_validation=True):
+            for _ in range(trees):
+                one.random_state = rng.randint(np.iinfo(np.int32).max)
+                grown.append(one.fit(features, labels, check_input=False).tree_)
         few = min(len(good), len(bad))
         base = (len(good) + PRIOR) / (len(x) + PRIOR)
-        return cls(tuple(one.tree_ for one in found.estimators_), pairs, base, few / (few + PRIOR))
+        return cls(tuple(grown), pairs, base, few / (few + PRIOR))
 
     def __call__(self, x: Floats) -> Floats:
         """Return p at positions, shape (n, d) -> (n,)."""
