@@ -151,10 +151,10 @@ def test_dev_holds_every_other_extra() -> None:
     assert held == extras.keys()
 
 
-@pytest.mark.parametrize("path", CODE, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_file_has_one_idea_and_a_name_for_it(path: Path) -> None:
-    assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc", "manager", "base2"}
-    assert path.read_text().count("\n") <= 900
+def test_every_file_has_one_idea_and_a_name_for_it() -> None:
+    vague = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "base2"}
+    assert [str(path) for path in CODE if path.stem in vague] == []
+    assert [str(path) for path in CODE if path.read_text().count("\n") > 900] == []
 
 
 def test_entry_points_can_be_loaded() -> None:

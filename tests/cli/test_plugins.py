@@ -6,9 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from mlsysopt.cli.main import run
 
 EXAMPLE = Path(__file__).parents[1] / "plugin_example"
 
@@ -26,31 +30,50 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Said:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Call = Callable[..., Said]
+
+
 @pytest.fixture
-def mlsysopt(installed: Path, tmp_path: Path):  # type: ignore[no-untyped-def]
-    """Return a function that runs the command line with the example installed."""
+def mlsysopt(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Call]:
+    """The command line in this process, where it starts in no time, with the example installed."""
+    monkeypatch.syspath_prepend(str(installed))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> Said:
+        code = run(words)
+        return Said(code, *capsys.readouterr())
+
+    yield call
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mlsysopt_example"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def program(installed: Path, tmp_path: Path) -> Call:
+    """The command line as a person has it: a process of its own for each call."""
     source = Path(__file__).parents[2] / "src"
+    env = {**os.environ, "PYTHONPATH": f"{source}{os.pathsep}{installed}"}
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        env = {
-            **os.environ,
-            "PYTHONPATH": f"{source}{os.pathsep}{installed}",
-            "XDG_STATE_HOME": str(tmp_path / "state"),
-        }
-        return subprocess.run(
-            [sys.executable, "-m", "mlsysopt", *words],
-            capture_output=True,
-            text=True,
-            env=env,
-            cwd=tmp_path,
-            timeout=100,
+    def call(*words: str) -> Said:
+        done = subprocess.run(
+            [sys.executable, "-m", "mlsysopt", *words], capture_output=True, text=True, env=env, cwd=tmp_path
         )
+        return Said(done.returncode, done.stdout, done.stderr)
 
-    return run
+    return call
 
 
-def test_a_strangers_target_and_sampler_work_like_ours(mlsysopt, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    done = mlsysopt(
+def test_a_strangers_target_and_sampler_work_like_ours(program: Call, mlsysopt: Call, tmp_path: Path) -> None:
+    done = program(
         "tune", "run", "crc", "--sampler", "halving", "--budget", "10", "--store", "crc.db", "--report", "report",
         "--out", "crc.txt", "--json",
     )  # fmt: skip
@@ -87,7 +110,7 @@ def test_a_strangers_target_and_sampler_work_like_ours(mlsysopt, tmp_path: Path)
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else None,
 )
-def test_a_broken_part_is_named_with_its_line(mlsysopt, words: list[str], says: list[str]) -> None:  # type: ignore[no-untyped-def]
+def test_a_broken_part_is_named_with_its_line(mlsysopt: Call, words: list[str], says: list[str]) -> None:
     done = mlsysopt("tune", "run", *words, "--budget", "3")
     assert done.returncode == 1
     assert all(text in done.stderr for text in says), done.stderr
@@ -115,14 +138,14 @@ def test_a_broken_part_is_named_with_its_line(mlsysopt, words: list[str], says: 
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else None,
 )
-def test_bad_input_is_one_line_with_its_exit_code(mlsysopt, words: list[str], code: int, says: str) -> None:  # type: ignore[no-untyped-def]
+def test_bad_input_is_one_line_with_its_exit_code(mlsysopt: Call, words: list[str], code: int, says: str) -> None:
     done = mlsysopt("tune", "run", "crc", *(["--budget", "2"] if "--budget" not in words else []), *words)
     assert says in done.stderr, done.stderr
     assert done.returncode == code
     assert "Traceback" not in done.stderr
 
 
-def test_store_faults_are_one_line_each(mlsysopt, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_store_faults_are_one_line_each(mlsysopt: Call, tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("not a database at all, only text" * 40)
     done = mlsysopt("tune", "run", "crc", "--budget", "2", "--store", "text.db")
     assert done.returncode == 2 and "text.db" in done.stderr
@@ -131,7 +154,7 @@ def test_store_faults_are_one_line_each(mlsysopt, tmp_path: Path) -> None:  # ty
     assert not (tmp_path / "absent.db").exists()
 
 
-def test_a_toml_file_carries_flags_and_a_flag_beats_it(mlsysopt, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_toml_file_carries_flags_and_a_flag_beats_it(mlsysopt: Call, tmp_path: Path) -> None:
     (tmp_path / "tune.toml").write_text('budget = "3"\nsampler = "random"\nstore = "from-file.db"\n')
     done = mlsysopt("tune", "run", "crc", "--config", "tune.toml", "--budget", "4", "--json")
     assert done.returncode in (0, 4), done.stderr
@@ -139,8 +162,10 @@ def test_a_toml_file_carries_flags_and_a_flag_beats_it(mlsysopt, tmp_path: Path)
     assert (tmp_path / "from-file.db").exists()
 
 
-def test_several_workers_from_the_command_line(mlsysopt, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    done = mlsysopt("tune", "run", "crc", "--budget", "8", "--workers", "2", "--store", "crew.db", "--json")
+def test_several_workers_from_the_command_line(mlsysopt: Call, tmp_path: Path) -> None:
+    done = mlsysopt(
+        "tune", "run", "crc", "--budget", "8", "--workers", "2", "--store", "crew.db", "--sampler", "random", "--json"
+    )
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)["counts"]
     assert 8 <= sum(counts.values()) <= 9 and set(counts) == {"valid"}

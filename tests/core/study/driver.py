@@ -8,8 +8,8 @@ from mlsysopt.core.study import Event, Study
 from mlsysopt.testing.planted import Planted
 
 
-def main() -> int:
-    store, seed, trials = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+def search(store: str, seed: int, trials: int) -> int:
+    """Run the study, or go on with it, and return its exit code."""
     study = Study(
         Planted(pause_s=0.02),
         maximize="throughput",
@@ -28,4 +28,4 @@ def _say(event: Event) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(search(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
