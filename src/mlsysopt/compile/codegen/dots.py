@@ -76,6 +76,9 @@ def _totals(b: ir.IRBuilder, sums: Sequence[Any]) -> Any:
         low = [j if not j & half else lanes + j - half for j in range(lanes)]
         masks = [ir.Constant(ir.VectorType(ir.IntType(32), lanes), order) for order in (low, [j + half for j in low])]
         pairs = zip(left[:half], left[half:], strict=True)
-        left = [b.fadd(*(b.shuffle_vector(one, other, mask) for mask in masks)) for one, other in pairs]
+        left = [
+            b.fadd(b.shuffle_vector(one, other, masks[0]), b.shuffle_vector(one, other, masks[1]))
+            for one, other in pairs
+        ]
         half //= 2
     return left[0]
