@@ -135,7 +135,8 @@ def test_a_lower_precision_that_nothing_reaches(linear: Callable[..., Said], own
     words = ("bench", f"{own}:net", "--seq", "4", "--precision", "bf16", "--error", "1e-12", "--budget", "1s")
     found = linear(*words, "--require-lower")
     assert found.code == 4
-    assert "refused" in found.out
+    # Refused, or faster for no product: that is the clock's to say.
+    assert "f32: bf16 " in found.out
 
 
 @pytest.mark.parametrize(

@@ -53,12 +53,18 @@ def child(name: str, out: Path, pause: float = 0.0, mode: str = "plain") -> subp
     return process
 
 
+def killed(process: subprocess.Popen[str]) -> None:
+    """Kill a fit, at whatever it is, and let go of its pipes."""
+    process.kill()
+    process.communicate()
+
+
 def until_saved(out: Path, process: subprocess.Popen[str], number: int | None = 0) -> None:
     """Wait for the first state of a chain; None waits for the fit alone."""
     ends = time.monotonic() + 60
     name = "fit.json" if number is None else f"state-{number}.npz"
     while not (out / name).exists() and process.poll() is None:
-        assert time.monotonic() < ends
+        assert time.monotonic() < ends, f"no {name} after 60 s"
         time.sleep(0.005)
 
 
@@ -69,14 +75,11 @@ def killed_and_resumed(name: str, out: Path, mode: str, seconds: float) -> None:
     for _ in range(5):
         process = child(name, out, 0.002, mode)
         # A chain of nuts is saved as a whole, when it has ended.
-        until_saved(out, process, None if mode == "nuts" else rng.randrange(2))
-        time.sleep(rng.uniform(0.0, seconds))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-        assert process.stderr is not None
-        process.stderr.close()
+        try:
+            until_saved(out, process, None if mode == "nuts" else rng.randrange(2))
+            time.sleep(rng.uniform(0.0, seconds))
+        finally:
+            killed(process)
     same(resume(out), whole)
     # What is finished is read.
     same(resume(out), whole)
@@ -100,8 +103,7 @@ def test_killed_compiled_or_in_nuts_it_resumes_to_the_same_draws(name: str, mode
 def test_a_killed_fit_says_nothing_and_holds_what_it_had(tmp_path: Path) -> None:
     process = child("chain", tmp_path / "fit", pause=0.01)
     until_saved(tmp_path / "fit", process)
-    process.kill()
-    process.communicate()
+    killed(process)
     assert "result" not in json.loads((tmp_path / "fit" / "fit.json").read_text())
     assert not (tmp_path / "fit" / "state-1.npz").exists()
 

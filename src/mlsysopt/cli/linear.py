@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["linear"]
 
-_BUDGET = "CPU time for measuring; what is found stays in the profile of this machine."
 _PRECISION = "Lowest precision of weights; auto: the lowest that --error allows."
 
 
@@ -60,7 +59,7 @@ def of_products(command: Any) -> Any:
             help="Sizes of a symbol of --model; may be given several times.",
         ),
         click.option("--rows", metavar="1..512 | 8,32,...", help="Row counts; without --model 1..512."),
-        option("--threads", about="Threads of one call.", type=click.IntRange(min=1), default=1, show_default=True),
+        option("--threads", type=click.IntRange(min=1), default=1, show_default=True),
         click.option(
             "--precision",
             type=click.Choice(["f32", "bf16", "int8w"]),
@@ -77,11 +76,13 @@ def of_products(command: Any) -> Any:
 @config_file
 @linear.command()
 @of_products
-@option("--budget", about=_BUDGET, default="20s", show_default=True, metavar="TIME")
+@option("--budget", default="20s", show_default=True, metavar="TIME")
 @option("--report", "folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
 @option("--json", "as_json", is_flag=True)
 def profile(budget: str, folder: Path | None, as_json: bool, **given: Any) -> int:
     """Measure what is most useful to know about some products, into the profile of this machine.
+
+    The budget is CPU time.
 
     mlsysopt linear profile --shapes bert-base --rows 1..512 --threads 1 --budget 20s
     """
@@ -113,19 +114,13 @@ def report(folder: Path | None, as_json: bool, **given: Any) -> int:
 @linear.command()
 @click.argument("model", metavar="MODEL")
 @click.option("--seq", default="8,32,128", show_default=True, metavar="LENGTH,...", help="Lengths of the input.")
-@option(
-    "--against",
-    about="What to compare with: torch, the plain model, and inductor, which compiles it.",
-    default="torch",
-    show_default=True,
-    metavar="NAME,...",
-)
-@option("--threads", about="Threads of one call.", type=click.IntRange(min=1), default=1, show_default=True)
+@option("--against", default="torch", show_default=True, metavar="torch,inductor")
+@option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--precision", default="f32", show_default=True, metavar="f32|bf16|int8w|auto", help=_PRECISION)
 @click.option("--error", type=float, help="Largest error of the output over its root mean square, below f32.")
 @click.option("--policy", default="table", show_default=True, help="Table, paper, or the name of one variant.")
 @click.option("--max-extra-memory", default="1x", show_default=True, help="For second copies: 0x, 1x, 512MiB.")
-@option("--budget", about=_BUDGET, default="20s", show_default=True, metavar="TIME")
+@option("--budget", default="20s", show_default=True, metavar="TIME")
 @click.option("--panel/--no-panel", default=True, show_default=True, help="Whether to use generated kernels.")
 @click.option("--strict", is_flag=True, help="Fail when a variant fails its numeric check, instead of barring it.")
 @click.option("--require-lower", is_flag=True, help="End with 4 when no lower precision is within --error.")
@@ -136,8 +131,9 @@ def bench(model: str, seq: str, **given: Any) -> int:
     """Adapt a model and compare it with the plain one at several lengths, paired and interleaved.
 
     MODEL is bert-base, bert-large, distilbert, gpt2 or minilm, with random weights, or FILE.py:NAME of a function
-    that returns a module and a function from a length to its inputs. Exit code: 0 faster at some length and slower
-    at none, proven both; 4 otherwise.
+    that returns a module and a function from a length to its inputs. The budget is CPU time of measuring products;
+    what is found stays in the profile of this machine. Peers are torch, the plain model, and inductor, which compiles
+    it. Exit code: 0 faster at some length and slower at none, proven both; 4 otherwise.
 
     mlsysopt linear bench bert-base --seq 8,32,128 --against torch,inductor
     """

@@ -181,7 +181,11 @@ def driver(code: str, folder: Path, number: int) -> int:
     text = DRIVER.format(code=code.replace("\n", "\n    "))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
     with subprocess.Popen([sys.executable, "-c", text, str(folder)], env=environment) as process:
-        assert until(lambda: len([mark for mark in folder.iterdir() if mark.read_text()]) == 2)
+        try:
+            assert until(lambda: all((folder / mark).exists() for mark in ("warm", "fresh")))
+        except BaseException:
+            process.kill()
+            raise
         process.send_signal(number)
         return process.wait(timeout=60)
 
