@@ -251,6 +251,19 @@ def test_concatenation_along_either_loop(dtype: str) -> None:
     check(f.program(), [a, np.zeros((rows + 2) * first, kind)])
 
 
+@pytest.mark.parametrize("dtype", ["f32", "i8"])
+@pytest.mark.parametrize("strides", [(0, 1), (1, 0), (0, 0), (1, 1)])
+def test_rows_that_do_not_exist_are_not_read_at_strides_of_run_time(strides: tuple[int, int], dtype: str) -> None:
+    """[rows + 2, 21], 7 in the first row and the last, from two operands whose rows may repeat one element."""
+    f = Fused((5,), 21)
+    both = [f.load((21, Param(i)), dtype, offset=-21, window=((0, 1, 4),), outside=7) for i in (0, 1)]
+    f.sweep(stores=[f.store(f.node("add", *both), (21, 1))])
+    kind = numpy_type(dtype)
+    lengths = [43 if stride == 0 else 63 for stride in strides]
+    operands = [(np.arange(length) % 50 * (i + 1)).astype(kind) for i, length in enumerate(lengths)]
+    check(f.program(2), [*operands, np.zeros(105, kind)], list(strides))
+
+
 def test_stores_in_a_window_leave_the_rest_alone() -> None:
     f = Fused((4,), 21)
     x = f.load((21, 1))
@@ -323,6 +336,19 @@ def test_division_by_one_number_of_the_row_at_the_ends_of_the_range() -> None:
     with np.errstate(all="ignore"):
         want = x / np.repeat(y, 9)
     np.testing.assert_allclose(run(f.program(), [x, y, np.zeros_like(x)])[2], want, rtol=4e-7, atol=3e-45)
+
+
+def test_whole_numbers_are_decided_by_exact_quotients() -> None:
+    x = np.arange(41 * 60, dtype=np.float32)
+    f = Fused((41,), 60)
+    f.sweep(stores=[f.store(f.node("div", f.load((60, 1)), f.const(41.0)), (60, 1))])
+    np.testing.assert_array_equal(run(f.program(), [x, np.zeros_like(x)])[1], x / np.float32(41))
+    y = np.arange(1, 42, dtype=np.float32)
+    f = Fused((41,), 60)
+    f.sweep(stores=[f.store(f.node("floor", f.node("div", f.load((60, 1)), f.load((1, 0)))), (60, 1))])
+    multiples = (y[:, None] * np.arange(60, dtype=np.float32)).ravel()
+    got = run(f.program(), [multiples, y, np.zeros_like(x)])[2]
+    np.testing.assert_array_equal(got.reshape(41, 60), np.tile(np.arange(60, dtype=np.float32), (41, 1)))
 
 
 def test_equal_programs_are_one_function_and_sizes_may_be_symbols() -> None:

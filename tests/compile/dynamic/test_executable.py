@@ -128,6 +128,29 @@ def test_strided_inputs_are_copied_and_counted() -> None:
     assert call.stats.copies == 2
 
 
+def test_a_tensor_that_is_stored_with_the_other_sign_is_read_with_its_own() -> None:
+    b = Builder("copy")
+    call = build(b.finish([b.op("reshape", b.input("x", f32["N"]), shape=("N",))]))
+    for given in (torch.tensor([1 + 2j]).conj().imag, torch.tensor([1 + 2j, 3 - 4j]).conj().imag):
+        assert call(given).tolist() == given.tolist()
+
+
+@pytest.mark.parametrize("given", [torch.eye(3).to_sparse(), torch.ones(3, 3).to_mkldnn()], ids=["sparse", "mkldnn"])
+def test_a_tensor_without_dense_memory_is_refused(given: torch.Tensor) -> None:
+    b = Builder("twice")
+    x = b.input("x", f32["N", 3])
+    call = build(b.finish([b.op("add", x, x)]))
+    assert refused(call, given).startswith("x: no dense tensor (torch.")
+
+
+def test_arrays_that_may_not_be_written_are_taken_beside_tensors() -> None:
+    b = Builder("sum")
+    call = build(b.finish([b.op("add", b.input("x", f32["N"]), b.input("y", f32["N"]))]), Options(check="none"))
+    given = np.ones(3, np.float32)
+    given.flags.writeable = False
+    assert call(torch.ones(3), given).tolist() == [2, 2, 2]
+
+
 @pytest.mark.parametrize("sizes", [(0, 5), (2, 0), (0, 0)])
 def test_size_zero_gives_empty_outputs(made: Executable, sizes: tuple[int, int]) -> None:
     found = made(np.zeros((*sizes, 32), np.float32))
@@ -213,7 +236,7 @@ def test_a_size_that_no_input_says_is_refused() -> None:
 def test_a_part_of_a_constant_is_the_weights_of_a_product(kind: str, start: int) -> None:
     b = Builder("part")
     x, w, bias = b.input("x", f32[B, S, 16]), b.constant("w", weights(24, 16)), b.constant("bias", weights(24))
-    rows = {"starts": (start, 0), "limits": (start + 12, 16), "strides": (1, 1)}
+    rows: dict[str, Any] = {"starts": (start, 0), "limits": (start + 12, 16), "strides": (1, 1)}
     if kind == "linear":
         part = b.op("slice", bias, starts=(start,), limits=(start + 12,), strides=(1,))
         y = b.op("linear", x, b.op("slice", w, **rows), part)
@@ -233,6 +256,15 @@ def test_an_index_outside_its_table_is_an_error_and_the_next_call_is_right() -> 
     assert call(np.array([4, -0, 2])).shape == (3, 8)
 
 
+def test_faults_of_a_call_that_failed_are_not_those_of_the_next() -> None:
+    b = Builder("lookups")
+    rows = [b.op("embedding", b.constant(f"t{i}", weights(5 + i, 8)), b.input(f"ids{i}", i64[f"N{i}"])) for i in (0, 1)]
+    call = build(b.finish([b.op("softmax", one, axis=1) for one in rows]))
+    wrong, right = np.array([0, 9]), np.array([1, 2, 3])
+    refused(call, wrong, wrong)
+    assert [one.shape for one in call(right, right)] == [(3, 8), (3, 8)]
+
+
 # element types
 
 
@@ -249,14 +281,13 @@ def test_other_element_types_go_through(element: Any) -> None:
         assert call(torch.tensor([0, 1, 1], dtype=torch.bfloat16)).tolist() == [0, 2, 2]
 
 
-@pytest.mark.parametrize(("element", "length"), [(f16, 70_000), (f16, 2049), (bf16, 257)], ids=str)
-def test_a_mean_counts_further_than_its_element_type(element: Any, length: int) -> None:
+def test_a_mean_counts_further_than_its_element_type() -> None:
     b = Builder("mean")
-    call = build(b.finish([b.op("mean", b.input("x", element["N"]), axes=(0,))]))
-    assert float(call(np.ones(length, element.numpy()))) == 1
+    call = build(b.finish([b.op("mean", b.input("x", f16["N"]), axes=(0,))]))
+    assert float(call(np.ones(70_000, np.float16))) == 1
 
 
-@pytest.mark.parametrize("value", [2**63 - 1, 2**53 + 1, -(2**63)])
+@pytest.mark.parametrize("value", [2**63 - 1, 2**53 + 1])
 def test_integers_are_padded_with_every_bit(value: int) -> None:
     b = Builder("pad")
     call = build(b.finish([b.op("pad", b.input("x", i64["N"]), padding=((1, 1),), value=value)]))

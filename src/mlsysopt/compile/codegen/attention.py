@@ -49,8 +49,6 @@ _KEYS = 512
 # them again, which costs about 6 % and no memory.
 _KEPT = 4096
 _PAD = 16
-# Up to this many queries, products with plain rows of keys take less time than packing those.
-_FEW = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,8 @@ class _Writer:
         height = b.mul(ceildiv(b, ceildiv(b, queries, blocks), i64(self.mr)), i64(self.mr))
         self.scale = self._scale()
         self.columns = b.mul(ceildiv(b, size["values"], i64(self.nr)), i64(self.nr))
-        self.few = b.icmp_signed("<=", queries, i64(_FEW))
+        # One block of rows meets each panel once, which never pays for packing it.
+        self.few = b.icmp_signed("<=", queries, i64(self.mr))
         self._rooms()
         # The head whose keys are packed, and how many of them; a causal mask shows more to each block of queries.
         with loop(b, self.kernel.begin, self.kernel.end, 1, [i64(-1), i64(0)]) as unit:

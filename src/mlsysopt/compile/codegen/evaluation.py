@@ -147,9 +147,12 @@ class Scope:
         return apply(word, [dtype], [x], dtype) if word is not None and floats else None
 
     def _divides_by_row(self, node: Node) -> bool:
-        """Whether a whole vector is divided by one number, which is then inverted once."""
+        """Whether a whole vector is divided by one number of its row, which is then inverted once.
+
+        That is off by a unit in the last place: not for constants, nor where a unit decides about a whole number.
+        """
         owner = self.owner
-        if node.op != "div":
+        if node.op != "div" or owner.decides or owner.program.nodes[node.args[1]].op == "const":
             return False
         top, bottom = (owner.loops[arg] for arg in node.args)
         return owner.inner in top and owner.inner not in bottom

@@ -157,7 +157,11 @@ class Memory:
         b = self.builder
         one = b.load(b.select(guard.lane(b, 0), place, self._nowhere()) if not guard.open else place, typ=stored(dtype))
         one = self.widen(dtype, one)
-        seen = Guard(guard.count, guard.low, guard.high, unit, guard.mask)
+        exists = unit
+        if guard.scalar is not None:
+            one = b.select(guard.scalar, one, constant(dtype, outside))
+            exists = b.and_(unit, guard.scalar)
+        seen = Guard(guard.count, guard.low, guard.high, exists, guard.mask)
         many = self.contiguous(dtype, b.select(unit, place, self._nowhere()), lanes, seen, outside)
         return b.select(unit, many, broadcast(b, one, lanes))
 

@@ -11,12 +11,15 @@ from mlsysopt.compile.codegen.extents import kept_nodes
 from mlsysopt.compile.codegen.loops import address, i64
 from mlsysopt.compile.codegen.program import REDUCTIONS, Access, Node, Param, Program, Size, Store
 from mlsysopt.compile.codegen.vectors import Memory, kept_bytes
+from mlsysopt.graph.types import DTYPES
 
 if TYPE_CHECKING:
     from mlsysopt.compile.codegen.kernel import KernelBuilder
     from mlsysopt.compile.codegen.target import Isa
 
 __all__ = ["Version"]
+
+_STEPS = ("floor", "ceil", "round", "floordiv", "mod", "eq", "ne", "lt", "le", "gt", "ge", "sign")
 
 
 class Version:
@@ -82,6 +85,19 @@ class Version:
 
     def store_depth(self, store: Store) -> int:
         return self.depth(self.loops[store.node] | self.along(store.access))
+
+    @cached_property
+    def decides(self) -> bool:
+        """Whether floats are rounded to whole numbers or compared, so that their last place may show."""
+        nodes = self.program.nodes
+
+        def is_float(i: int) -> bool:
+            return DTYPES[nodes[i].dtype].is_float
+
+        steps = any(node.op in _STEPS and is_float(node.args[0]) for node in nodes)
+        return steps or any(
+            node.op == "cast" and is_float(node.args[0]) and not DTYPES[node.dtype].is_float for node in nodes
+        )
 
     @cached_property
     def indirect_numbers(self) -> dict[int, int]:

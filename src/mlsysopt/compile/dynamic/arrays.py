@@ -63,7 +63,7 @@ class TorchKind:
         addresses, tensor = context.inputs, self._tensor
         for i, given in enumerate(args):
             if not isinstance(given, tensor):
-                given = self._foreign(i, given)
+                given = self._foreign(i, given, context)
             if given.dtype is not self._wanted[i]:
                 raise InputError(mismatch(self._inputs[i], _dtype_name(given.dtype), tuple(given.shape)))
             if not given.is_cpu:
@@ -74,12 +74,18 @@ class TorchKind:
                     f"{name} requires gradients and a compiled model has none: "
                     f"call it under torch.inference_mode(), or pass {name}.detach()"
                 )
-            if not given.is_contiguous():
-                context.copies += 1
-                given = given.contiguous()
+            shape = given.shape
+            try:
+                # The imaginary part of a conjugate is stored with the other sign; it has gaps unless it is one number.
+                if not given.is_contiguous() or ((not shape or shape[-1] == 1) and given.is_neg()):
+                    context.copies += 1
+                    given = given.resolve_neg().contiguous()
+                place = given.data_ptr()
+            except RuntimeError as error:
+                raise InputError(f"{self._inputs[i].name}: no dense tensor ({given.layout}): {error}") from None
             held.append(given)
-            addresses[i] = given.data_ptr()
-            shapes.append(given.shape)
+            addresses[i] = place
+            shapes.append(shape)
         return tuple(shapes), held
 
     def make(self, shapes: Sequence[Sequence[int]], context: Context) -> list[Any]:
@@ -94,10 +100,14 @@ class TorchKind:
     def finished(self, made: Any) -> Any:
         return made
 
-    def _foreign(self, i: int, given: Any) -> Any:
+    def _foreign(self, i: int, given: Any, context: Context) -> Any:
         import torch
 
-        return torch.from_numpy(_numpy_of(self._inputs[i], given))
+        array = _numpy_of(self._inputs[i], given)
+        if not array.flags.writeable:  # torch takes it with a warning
+            context.copies += 1
+            array = array.copy()
+        return torch.from_numpy(array)
 
 
 class NumpyKind:

@@ -17,7 +17,7 @@ class Stats:
     Attributes:
         calls: Calls that were finished.
         recompiles: Always 0: one executable serves all sizes.
-        copies: Inputs that had to be copied because their memory was not contiguous.
+        copies: Inputs that had to be copied: their memory was not contiguous, or not as their library takes it.
         call_outs: Steps that left native code.
         arena_bytes: Bytes of intermediate results that the latest call asked for.
         held_bytes: Bytes of arenas that are held now, scratch included.

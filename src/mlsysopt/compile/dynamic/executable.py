@@ -200,13 +200,14 @@ class Executable:
             context.faults_at,
             self._fork,
         )
+        if self._lookups:  # what a call that failed left behind is not this one's
+            ctypes.memset(context.faults_at, 0, ctypes.sizeof(context.faults))
         if self._single is not None:
             self._single(*given)
         else:
             self._carry_out(self._script, given, prepared, context, weights)
         for i, label in enumerate(self._lookups):
             if context.faults[i]:
-                context.faults[i] = 0
                 raise InputError(f"{label}: an index is outside its table, at {said(prepared.sizes)}")
 
     def _carry_out(

@@ -105,7 +105,7 @@ def _load_cost(node: Expr, row: frozenset[int]) -> int:
 
 
 def row_bytes(found: Expressions, sizes: Mapping[str, int]) -> int:
-    """Return the bytes of one index of all row buffers at given sizes; a tile of columns has as many of them."""
+    """Return the bytes of all row buffers at given sizes, of a single column where a kernel folds columns."""
     length = 1
     for loop in found.arrangement.row:
         length *= found.arrangement.loops[loop].at(sizes)
