@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.infer_duel import Run, cpu_s
+from mlsysopt.core.measure import tree_cpu
 
 __all__ = ["jags", "present"]
 
@@ -40,7 +42,7 @@ def jags(
         thin: Updates for each kept state.
 
     Returns:
-        Draws by element, `mu[1]`; sampling seconds are the whole time's share of the updates after warming up.
+        Draws by element, `mu[1]`; sampling seconds begin when warming up has ended.
     """
     with tempfile.TemporaryDirectory() as where:
         folder = Path(where)
@@ -56,18 +58,31 @@ def jags(
             "initialize",
             f"update {warmup}",
             *(f"monitor {name}, thin({thin})" for name in monitor),
+            # JAGS tells no times: a file says when warming up has ended.
+            'parameters to "warmed.R", chain(1)',
             f"update {draws * thin}",
             "coda *",
         ]
         (folder / "script.cmd").write_text("\n".join(script) + "\n")
-        began = cpu_s()
-        ended = subprocess.run(["jags", "script.cmd"], cwd=folder, capture_output=True, text=True, check=False)
-        whole = cpu_s() - began
-        index = folder / "CODAindex.txt"
-        if ended.returncode or not index.exists():
-            raise RuntimeError(f"jags ended with {ended.returncode}: {ended.stdout[-800:]}{ended.stderr[-400:]}")
-        found = _coda(folder, index, chains)
-    return Run(found, whole * draws * thin / (draws * thin + warmup), whole)
+        before, whole = _run(folder)
+        found = _coda(folder, folder / "CODAindex.txt", chains)
+    return Run(found, whole - before, whole)
+
+
+def _run(folder: Path) -> tuple[float, float]:
+    """Run the script of a folder; return CPU seconds until it was warm, and of the whole."""
+    began = cpu_s()
+    with (folder / "said").open("w+") as said:
+        process = subprocess.Popen(["jags", "script.cmd"], cwd=folder, stdout=said, stderr=subprocess.STDOUT)
+        before = 0.0
+        while process.poll() is None:
+            if not before and (folder / "warmed.R").exists():
+                before = tree_cpu(process.pid)
+            time.sleep(0.005)
+        if process.returncode or not before or not (folder / "CODAindex.txt").exists():
+            said.seek(0)
+            raise RuntimeError(f"jags ended with {process.returncode}: {said.read()[-1200:]}")
+    return before, cpu_s() - began
 
 
 def _coda(folder: Path, index: Path, chains: int) -> dict[str, NDArray[Any]]:
