@@ -126,6 +126,7 @@ def test_another_machine_is_named(
         (("measure", "--rows", "0..4"), "rows '0..4'"),
         (("measure", "--rows", "many"), "allowed are a range such as 1..512"),
         (("measure", "--budget", "20 apples"), "20 apples"),
+        (("measure", "--budget", "-5s"), "at least 0s"),
         (("measure", "--threads", "0"), "--threads"),
         (("measure", "--residency", "tepid"), "--residency"),
         (("import", "no-such-file.json"), "no-such-file.json"),

@@ -67,7 +67,7 @@ def mutated(name: str, patches: dict[str, str]) -> type[Simulated]:
         @cached_property
         def text(self) -> str:
             text = self.module.text()
-            start, end = text.index("def update_0"), text.index("def sweep(")
+            start, end = text.index("def update_0"), text.index("def sweeps(")
             updates = text[start:end]
             for pattern, new in patches.items():
                 changed, count = re.subn(pattern, new, updates)

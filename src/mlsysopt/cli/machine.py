@@ -11,7 +11,7 @@ import click
 
 from mlsysopt.cli.documents import Document
 from mlsysopt.cli.options import config_file, option, print_json
-from mlsysopt.core.quantities import format_seconds, parse_quantity
+from mlsysopt.core.quantities import format_seconds
 
 if TYPE_CHECKING:
     from mlsysopt.compile.variants.machine import MachineProfile
@@ -54,11 +54,12 @@ def measure(path: Path | None, as_json: bool, **given: Any) -> int:
     """
     from mlsysopt.compile.linear.grid import parse_rows
     from mlsysopt.compile.linear.profiling import candidates
+    from mlsysopt.compile.linear.request import parse_seconds
     from mlsysopt.compile.linear.shapes import parse_shapes
     from mlsysopt.compile.variants.machine import MachineProfile
     from mlsysopt.compile.variants.site import Epilogue, Site
 
-    budget = float(parse_quantity(given["budget"], kind="seconds"))
+    budget = parse_seconds(given["budget"])
     shapes, rows = parse_shapes(given["shapes"]), parse_rows(given["rows"]).rows
     sites = [
         Site.linear(m, shape.n, shape.k, epilogue=Epilogue(bias=True), threads=given["threads"])

@@ -49,8 +49,10 @@ class Simulated(Engine):
         with module.function("successive", ("rng", "count", "thin", "warm", "at", "failed", "joint", "best")) as f:
             f.line("kept = at")
             with f.block("for number in range(count):"):
-                with f.block(f"if {module.call('sweep', f, 'rng', 'warm', 'number', 'failed')} != 0:"):
-                    f.line("failed[2] = number")
+                # `count + 1`: what is kept is kept below, with its new data.
+                one = ("rng", "number", "1", "count + 1", "0", "warm", "kept", "failed", "joint", "best")
+                f.line(f"kept = {module.call('sweeps', f, *one)}")
+                with f.block("if failed[2] >= 0:"):
                     f.line("break")
                 f.line(f"status = {module.call('replicate', f, 'rng')}")
                 with f.block("if status != 0:"):

@@ -17,6 +17,7 @@ from scipy import stats
 
 from mlsysopt.infer.analysis.blanket import Analysis, fixed
 from mlsysopt.infer.binding import bind
+from mlsysopt.infer.emit.entry import update_names
 from mlsysopt.infer.engine import Engine
 from mlsysopt.infer.frontend.source import read
 from mlsysopt.infer.planning import plan
@@ -106,6 +107,8 @@ class Isolated:
             self.engine.text = edit(self.engine.text)  # pyright: ignore[reportAttributeAccessIssue]
         self.functions = self.engine.functions(backend)
         self.plain = self.engine.functions("python")
+        updates = self.plan.updates
+        self.updates = {name: bool(one.tuned) for name, one in zip(update_names(updates), updates, strict=True)}
         self.arrays = {name: one.copy() for name, one in self.engine.arrays().items()}
         self.rng = stream(seed, 0)
         if case.start is None:
@@ -126,16 +129,17 @@ class Isolated:
     def run(self, name: str, *arguments: Any) -> Any:
         """Call a function of the generated file; overflow and nan are as silent as in compiled code."""
         # Only the update itself is worth compiling; the rest is as good as it stands.
-        functions = self.functions if name == "sweep" else self.plain
+        functions = self.functions if name in self.updates else self.plain
         with np.errstate(all="ignore"):
             return self.engine.call(functions, name, self.arrays, *arguments)
 
     def update(self, count: int = 1, *, warm: bool = False) -> int:
         """Update the variable some times; return 0, or 1 + the cell that has no density."""
-        failed = np.full(3, -1, np.int64)
         for _ in range(count):
-            if self.run("sweep", self.rng, warm, 1, failed) != 0:
-                return int(failed[1]) + 1
+            for name, tuned in self.updates.items():
+                status = self.run(name, self.rng, *((warm,) if tuned else ()))
+                if status != 0:
+                    return int(status)
         return 0
 
     def log_joint(self) -> float:

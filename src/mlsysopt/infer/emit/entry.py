@@ -12,7 +12,7 @@ from mlsysopt.infer.ir import Block, Const, For, If, Index, Site, call, substitu
 from mlsysopt.infer.rules.protocol import Update
 from mlsysopt.infer.runtime import basics
 
-__all__ = ["Retain", "write_execute", "write_log_joint", "write_sweeps"]
+__all__ = ["Retain", "update_names", "write_execute", "write_log_joint", "write_sweeps"]
 
 Retain = Literal["none", "samples", "map", "both", "summary"]
 
@@ -120,45 +120,48 @@ def write_sweeps(module: Module, updates: Sequence[Update], keep: Mapping[str, R
     """
     finite = [i for i, one in enumerate(updates) if one.finite]
     first_order = [*finite, *(i for i in range(len(updates)) if i not in finite)]
-    names = [f"update_{i}_{one.variables[0]}" for i, one in enumerate(updates)]
+    names = update_names(updates)
     for one, name in zip(updates, names, strict=True):
         one.write(module, name)
-    with module.function("sweep", ("rng", "warm", "number", "failed"), inner=True) as f:
-        # One call of each update in the text: LLVM would copy each of three into the sweep, and compile for as long.
-        with f.block(f"for place in range({len(updates)}):"):
-            f.line("which = place")
-            with f.block("if number == 0:"):
-                # A model that is drawn forward as a whole has no updates, and an empty tuple has no type.
-                f.line(f"which = ({', '.join(map(str, first_order))},)[place]" if updates else "pass")
-            with f.block("elif number % 2 == 1:"):
-                f.line(f"which = {len(updates) - 1} - place")
-            f.line("status = 0")
-            for i, name in enumerate(names):
-                arguments = ("rng", "warm") if updates[i].tuned else ("rng",)
-                with f.block(f"{'el' if i else ''}if which == {i}:"):
-                    f.line(f"status = {module.call(name, f, *arguments)}")
-            with f.block("if status != 0:"):
-                f.line("failed[0] = which + 1")
-                f.line("failed[1] = status - 1")
-                f.line("return 1")
-        if forward:
-            f.line(f"status = {module.call('forward', f, 'rng')}")
-            with f.block("if status != 0:"):
-                f.line("failed[0] = -1")
-                f.line("failed[1] = status - 1")
-                f.line("return 1")
-        f.line("return 0")
     _write_keep(module, keep)
+    # A sweep is no function of its own: LLVM compiles all that is called again with whatever calls it.
     with module.function(
         "sweeps", ("rng", "first", "count", "thin", "offset", "warm", "at", "failed", "joint", "best")
     ) as f:
         f.line("kept = at")
         with f.block("for number in range(first, first + count):"):
-            with f.block(f"if {module.call('sweep', f, 'rng', 'warm', 'number', 'failed')} != 0:"):
-                f.line("failed[2] = number")
-                f.line("break")
+            # One call of each update in the text: LLVM would copy each of three, and compile for as long.
+            with f.block(f"for place in range({len(updates)}):"):
+                f.line("which = place")
+                with f.block("if number == 0:"):
+                    # A model that is drawn forward as a whole has no updates, and an empty tuple has no type.
+                    f.line(f"which = ({', '.join(map(str, first_order))},)[place]" if updates else "pass")
+                with f.block("elif number % 2 == 1:"):
+                    f.line(f"which = {len(updates) - 1} - place")
+                f.line("status = 0")
+                for i, name in enumerate(names):
+                    arguments = ("rng", "warm") if updates[i].tuned else ("rng",)
+                    with f.block(f"{'el' if i else ''}if which == {i}:"):
+                        f.line(f"status = {module.call(name, f, *arguments)}")
+                _failed(f, "which + 1")
+            if forward:
+                f.line(f"status = {module.call('forward', f, 'rng')}")
+                _failed(f, "-1")
             with f.block("if not warm and (number - offset + 1) % thin == 0:"):
                 f.line(f"kept += {module.call('keep', f, 'kept', 'joint', 'best')}")
+        f.line("return kept")
+
+
+def update_names(updates: Sequence[Update]) -> list[str]:
+    """Return the names of the functions that hold updates, in program order."""
+    return [f"update_{i}_{one.variables[0]}" for i, one in enumerate(updates)]
+
+
+def _failed(f: Writer, which: str) -> None:
+    with f.block("if status != 0:"):
+        f.line(f"failed[0] = {which}")
+        f.line("failed[1] = status - 1")
+        f.line("failed[2] = number")
         f.line("return kept")
 
 

@@ -1,8 +1,10 @@
 """Finite chains: all cells of a row at once, by a filter forward and a draw backward.
 
 With f[t, k] the product of all that reads cell t at value k, and P[t, j, k] the transition times all that reads cells
-t - 1 and t together: a[t, k] = f[t, k] sum_j a[t - 1, j] P[t, j, k], each a[t] normalised. The last cell is drawn from
-its a; then each cell from a[t, j] P[t + 1, j, k], with k what its neighbour has become. A row costs T K^2.
+t - 1 and t together: a[t, k] = f[t, k] sum_j a[t - 1, j] P[t, j, k]. An a[t] is normalised where its sum leaves a
+range far inside of a double's: a division at every step would stand in the way of the next one, and only ratios count.
+The last cell is drawn from its a; then each cell from a[t, j] P[t + 1, j, k], with k what its neighbour has become. A
+row costs T K^2.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ from mlsysopt.infer.rules.rows import Row, row_of
 from mlsysopt.infer.rules.weights import Density, Weights, count, density, flat, multiply, needs_log, pick, settled
 
 __all__ = ["Chain"]
+
+LEAST_SUM, MOST_SUM = 2.0**-100, 2.0**100
+"""Between them a filtered row stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,12 +262,15 @@ class _Block:
         self._filter(site, loops, place, lambda k: (_probability(f, replace(start, value=Index(k))), None))
 
     def _filter(self, site: Site, loops: Sequence[Loop], place: str, prior) -> None:  # type: ignore[no-untyped-def]
-        """Write one row of the filter: prior or prediction, times consumers, normalised."""
+        """Write one row of the filter: prior or prediction, times consumers, normalised where it has to be."""
         f, size, k = self.f, self._size(site), self.f.fresh("k_")
         total = self.weights.weigh(site.at, loops, size, f"{self.filtered}[{place}, ", prior, summed=False)
         with f.block(f"if not {total} > 0.0:"):
             f.line(f"return 1 + {flat(f, self.variable, site.at)}")
-        with f.block(f"for {k} in range({size}):"):
+        with (
+            f.block(f"if not {LEAST_SUM!r} < {total} < {MOST_SUM!r}:"),
+            f.block(f"for {k} in range({size}):"),
+        ):
             f.line(f"{self.filtered}[{place}, {k}] /= {total}")
         if size != self.states:
             with f.block(f"for {k} in range({size}, {self.states}):"):
