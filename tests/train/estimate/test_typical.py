@@ -128,3 +128,15 @@ def test_samples_are_brought_to_one_pace() -> None:
     assert [one.cpu_s for one in even] == pytest.approx([3.0, 3.0, 7.0])
     assert even[0].extra["timed_s"] == 4.0 and steady(even) == even
     assert steady([unknown]) == (unknown,)
+
+
+def test_factors_beyond_a_multiple_of_32_cost_more_in_als() -> None:
+    def seconds(factors: int) -> float:
+        record = find("als").settled({"factors": factors})
+        terms = completed(record.time)
+        known = shipped().expected("als", terms.texts)
+        assert known is not None
+        return float(terms.columns(FULL.characteristics, record.params) @ known)
+
+    assert seconds(31) > seconds(32)
+    assert seconds(63) - seconds(32) > 1.5 * (seconds(64) - seconds(32)) > 0
