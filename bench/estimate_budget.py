@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from bench.estimating import at_pace
 from bench.protocol import Bench
 from mlsysopt.core.measure import tree_cpu
 from mlsysopt.core.quantities import format_seconds
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 truths.append(truth(host, ratings, name, params))
                 # At the pace of the samples, as the forecast is.
                 pace = statistics.mean(one.pace_s for one in found.samples)
-                median = statistics.median(one.cpu_s * pace / one.pace_s for one in truths)
+                median = statistics.median(at_pace(one, pace) for one in truths)
                 off = abs(found.seconds / median - 1)
                 errors[budget].append(off)
                 overspent.append(max(spent - FIXED_S, found.spent_s) / budget)

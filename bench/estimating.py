@@ -22,7 +22,7 @@ import numpy as np
 from mlsysopt.core.target import Failure
 from mlsysopt.train.estimate import synthetic
 from mlsysopt.train.estimate.characteristics import Characteristics
-from mlsysopt.train.estimate.clock import staircase
+from mlsysopt.train.estimate.clock import evened, staircase
 from mlsysopt.train.estimate.forecast import Forecast, Sample, fit
 from mlsysopt.train.estimate.forks import LEAST_CPU_S
 from mlsysopt.train.estimate.host import Host, Job, Reading
@@ -350,7 +350,7 @@ def outcomes(
             if not fits[label] or len(samples) < 3:
                 lab.failures.append(f"{situation.name}, {label}: {len(fits[label])} truths, {len(samples)} samples")
                 continue
-            even = [replace(one, cpu_s=one.cpu_s * pace / one.pace_s, pace_s=pace) for one in samples]
+            even = [one.at_pace(pace) for one in samples]
             found.append(
                 Outcome(
                     situation.name,
@@ -358,7 +358,7 @@ def outcomes(
                     seed,
                     question.record(situation.ratings),
                     full,
-                    tuple(one.cpu_s * pace / one.pace_s for one in fits[label]),
+                    tuple(at_pace(one, pace) for one in fits[label]),
                     tuple(sorted(even, key=lambda one: one.rows_share)),
                     dict(question.asked),
                     tuple(one.cpu_s for one in fits[label]),
@@ -366,6 +366,12 @@ def outcomes(
             )
         lab.truth_s += sum(statistics.median(one.cpu_s for one in readings) for readings in fits.values() if readings)
     return found
+
+
+def at_pace(reading: Reading, pace_s: float) -> float:
+    """Return the CPU seconds of a training as if the machine had run at this pace, as is done with samples."""
+    lasted_s = reading.wall_s * reading.repeats
+    return evened(reading.cpu_s, read_s=reading.pace_s, pace_s=pace_s, lasted_s=lasted_s)
 
 
 def sampled_by(record: TrainerRecord, side: Any) -> TrainerRecord:

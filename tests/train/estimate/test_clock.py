@@ -16,6 +16,13 @@ def test_the_pace_is_that_of_a_fixed_loop() -> None:
     assert 1e-5 < min(paces) < 1.0
 
 
+def test_readings_say_less_of_a_longer_training() -> None:
+    corrected = [clock.evened(1.0, read_s=2e-3, pace_s=1e-3, lasted_s=lasted) for lasted in (0.0, 0.5, 2.0, 30.0)]
+    assert corrected[0] == pytest.approx(0.5)
+    assert corrected == sorted(corrected) and 0.95 < corrected[-1] < 1.0
+    assert clock.evened(3.0, read_s=1e-3, pace_s=1e-3, lasted_s=1.0) == 3.0
+
+
 def test_walks_take_longer_over_more_ratings() -> None:
     small, large = (
         synthetic.ratings(n_users=200 * factor, n_items=100 * factor, n_ratings=3000 * factor, seed=1).trainset()

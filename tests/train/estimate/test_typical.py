@@ -122,12 +122,21 @@ def test_a_forecast_keeps_what_it_was_held_near() -> None:
 def test_samples_are_brought_to_one_pace() -> None:
     slow, fast, unknown = (
         Sample(0.1, FULL.characteristics, {}, seconds, seconds, pace_s=pace)
-        for seconds, pace in ((4.0, 2e-3), (2.0, 1e-3), (7.0, 0.0))
+        for seconds, pace in ((4e-3, 2e-3), (2e-3, 1e-3), (7e-3, 0.0))
     )
     even = steady([slow, fast, unknown])
-    assert [one.cpu_s for one in even] == pytest.approx([3.0, 3.0, 7.0])
-    assert even[0].extra["timed_s"] == 4.0 and steady(even) == even
+    assert [one.cpu_s for one in even] == pytest.approx([3e-3, 3e-3, 7e-3], rel=5e-3)
+    assert even[0].extra["timed_s"] == 4e-3 and steady(even) == even
     assert steady([unknown]) == (unknown,)
+
+
+@pytest.mark.parametrize("repeats", [1, 10])
+def test_a_long_sample_saw_more_paces_than_were_read_beside_it(repeats: int) -> None:
+    long = Sample(0.1, FULL.characteristics, {}, 6.0 / repeats, 6.0 / repeats, pace_s=2e-3, repeats=repeats)
+    short = Sample(0.1, FULL.characteristics, {}, 0.01, 0.01, pace_s=1e-3)
+    even = steady([long, short])[0]
+    # Brought to the mean pace in full, it would be three quarters of that.
+    assert 0.9 * long.cpu_s < even.cpu_s < long.cpu_s
 
 
 def test_factors_beyond_a_multiple_of_32_cost_more_in_als() -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from mlsysopt.core.errors import UsageError
+from mlsysopt.train.estimate import clock
 from mlsysopt.train.estimate.characteristics import Characteristics
 
 __all__ = ["Sample", "steady"]
@@ -56,6 +57,18 @@ class Sample:
         """Return everything as JSON values."""
         return {**asdict(self), "characteristics": self.characteristics.as_dict(), "params": dict(self.params)}
 
+    def at_pace(self, pace_s: float) -> Sample:
+        """Return it as if the machine had run at this pace; what was timed is kept in `extra`."""
+        if self.pace_s in (0.0, pace_s):
+            return self
+        lasted_s = self.wall_s * self.repeats
+        return replace(
+            self,
+            cpu_s=clock.evened(self.cpu_s, read_s=self.pace_s, pace_s=pace_s, lasted_s=lasted_s),
+            pace_s=pace_s,
+            extra={"timed_s": self.cpu_s, "timed_pace_s": self.pace_s, **self.extra},
+        )
+
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Sample:
         """Read what `as_dict` wrote."""
@@ -75,14 +88,4 @@ def steady(samples: Sequence[Sample]) -> tuple[Sample, ...]:
     if not known:
         return tuple(samples)
     mean = sum(known) / len(known)
-    return tuple(
-        replace(
-            sample,
-            cpu_s=sample.cpu_s * mean / sample.pace_s,
-            pace_s=mean,
-            extra={"timed_s": sample.cpu_s, "timed_pace_s": sample.pace_s, **sample.extra},
-        )
-        if sample.pace_s > 0 and sample.pace_s != mean
-        else sample
-        for sample in samples
-    )
+    return tuple(sample.at_pace(mean) for sample in samples)
