@@ -233,3 +233,21 @@ def test_a_slower_machine_is_noticed_after_three_epochs_however_noisy(noise: flo
     assert np.median(off) < max(0.06, 1.2 * noise)
     # And where nothing happens, noise is not taken for news.
     assert np.median(steady) < max(0.02, 0.35 * noise)
+
+
+def test_a_pace_that_wanders_is_not_taken_for_news() -> None:
+    rng = np.random.default_rng(0)
+    off, plain = [], []
+    for _ in range(200):
+        # Each epoch takes after the one before it, as on cores that others work on as well.
+        wander = rng.standard_normal(40)
+        for k in range(1, 40):
+            wander[k] = 0.5 * wander[k - 1] + math.sqrt(0.75) * wander[k]
+        epochs = np.exp(0.2 * wander)
+        clock = EpochClock(1.0, 0.3)
+        for seconds in epochs[:10]:
+            clock.add(seconds)
+        off.append(abs(clock.left(30)[0] / epochs[10:].sum() - 1))
+        plain.append(abs(3.0 * epochs[:10].sum() / epochs[10:].sum() - 1))
+    # Whoever sees news in it forgets what would have averaged out.
+    assert np.median(off) < 1.1 * np.median(plain)
