@@ -7,15 +7,16 @@ import io
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from typing import Any
+from typing import Any, TextIO
 
 from threadpoolctl import threadpool_limits
 
 from bench.protocol import Bench
-from mlsysopt.core.measure import compare
+from mlsysopt.core.measure import Ratio
 from mlsysopt.core.quantities import format_seconds
 from mlsysopt.train.estimate import Estimate, Ratings, Tracker, run, synthetic
 from mlsysopt.train.estimate.intervals import Bank, Case
@@ -37,53 +38,65 @@ def data_of(record: Any, ratings: Ratings) -> Any:
     return ratings.csr() if record.data == "csr" else ratings.trainset()
 
 
-def train(record: Any, data: Any, params: dict[str, Any], tracker: Tracker | None, epochs: int | None = None) -> None:
-    """Run one training; with a tracker it tells its epochs."""
-    settings = {**record.params, **params, **({record.epochs: epochs} if epochs else {})}
+def train(record: Any, data: Any, tracker: Tracker) -> None:
+    """Run one training that tells its epochs to a tracker."""
     if record.events == "callback":
         # The threads of a training are its own; those of the linear algebra inside it would be theirs squared.
-        with threadpool_limits(1, "blas"):
-            record.fit(data, **settings, callback=tracker.callback if tracker else None)
+        with threadpool_limits(1, "blas"), tracker:
+            record.fit(data, **record.params, callback=tracker.callback)
     else:
-        with redirect_stdout(io.StringIO()):
-            if tracker is None:
-                record.fit(data, **settings, verbose=True)
-            else:
-                with tracker:
-                    record.fit(data, **settings, verbose=True)
+        with redirect_stdout(io.StringIO()), tracker:
+            record.fit(data, **record.params, verbose=True)
+
+
+class Burners:
+    """A busy loop on each core, started beforehand: a fork in the middle of a training would slow it by itself."""
+
+    def __enter__(self) -> Burners:
+        self._go = multiprocessing.Event()
+        self._all = [
+            multiprocessing.Process(target=_burn, args=(self._go, core), daemon=True)
+            for core in sorted(os.sched_getaffinity(0))
+        ]
+        for one in self._all:
+            one.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._all:
+            one.terminate()
+            one.join()
+
+    def burn(self) -> None:
+        self._go.set()
+
+    def rest(self) -> None:
+        self._go.clear()
 
 
 class Watched:
     """One tracked training: what was said after each epoch, and when it really ended."""
 
-    def __init__(self, estimate: Estimate, record: Any, data: Any, burn_at: float | None = None) -> None:
+    def __init__(self, estimate: Estimate, record: Any, data: Any, burners: Burners | None = None) -> None:
         self.told: list[tuple[float, Left]] = []
-        self.burners: list[Any] = []
         self.burnt: float | None = None
         self.tracker = estimate.track(remember=False, on_left=self._hear)
-        self._burn_at = burn_at
+        self._burners = burners
         self._started = time.perf_counter()
         self.first = self.tracker.left()
         try:
-            if record.events == "callback":
-                with self.tracker:
-                    train(record, data, {}, self.tracker)
-            else:
-                train(record, data, {}, self.tracker)
+            train(record, data, self.tracker)
         finally:
-            for burner in self.burners:
-                burner.terminate()
-                burner.join()
+            if burners is not None:
+                burners.rest()
         self.ended = self.tracker.finished_s or 0.0
 
     def _hear(self, left: Left) -> None:
         now = time.perf_counter() - self._started
         self.told.append((now, left))
-        if self._burn_at is not None and not self.burners and left.done >= self._burn_at:
+        if self._burners is not None and self.burnt is None and left.done >= 0.5:
             self.burnt = left.done
-            self.burners = [multiprocessing.Process(target=_burn, daemon=True) for _ in os.sched_getaffinity(0)]
-            for burner in self.burners:
-                burner.start()
+            self._burners.burn()
 
     def at(self, share: float) -> tuple[float, Left]:
         """Return what was said first at or after this share of the epochs."""
@@ -95,9 +108,12 @@ class Watched:
         return abs(left.seconds / max(self.ended - when, 1e-9) - 1)
 
 
-def _burn() -> None:
+def _burn(go: Any, core: int) -> None:
+    # Where the scheduler may move them, the training has a core of its own every now and then.
+    os.sched_setaffinity(0, {core})
     while True:
-        sum(range(10_000))
+        go.wait()
+        sum(range(100_000))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,8 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = Bench(
         "estimate_eta",
         "a forecast that sharpens with every epoch tells the time left within 12 % at a quarter and 7 % at half",
-        "the real end of the same training; cost against the same training untracked",
-        f"{number:,} ratings, shuffled; elapsed time; burners on every core from half-way in a second training",
+        "the real end of the same training; cost of epochs that are tracked against others of the same training",
+        f"{number:,} ratings, shuffled; elapsed time; a burner bound to each core from half-way in a second training",
     )
     quarters: list[float] = []
     halves: list[float] = []
@@ -122,9 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, params in cases:
         record = find(name).settled(params, ratings)
         estimate = run(ratings, name, params, budget=4.0 if given.quick else 10.0, always=True, bank=BANK)
-        data = data_of(record, ratings)
-        quiet = Watched(estimate, record, data)
-        loud = Watched(estimate, record, data, burn_at=0.5)
+        with Burners() as burners:
+            data = data_of(record, ratings)
+            quiet = Watched(estimate, record, data)
+            loud = Watched(estimate, record, data, burners)
         _, quarter = quiet.at(0.25)
         width = (quarter.high - quarter.low) / max(quiet.first.high - quiet.first.low, 1e-9)
         epochs = loud.tracker.epochs or 1
@@ -152,20 +169,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return bench.finish(write=not given.quick)
 
 
+class EverySecond(io.TextIOBase):
+    """Standard output whose every second epoch is told to a tracker; what each epoch cost is kept, in pairs.
+
+    Attributes:
+        plain: CPU seconds of epochs that were not told, their line included.
+        tracked: The same of those that were, in the order of the pairs.
+    """
+
+    def __init__(self, out: TextIO, tracker: TextIO) -> None:
+        self._out, self._tracker = out, tracker
+        self._began: float | None = None
+        self._number = 0
+        self.plain: list[float] = []
+        self.tracked: list[float] = []
+
+    @property
+    def _telling(self) -> bool:
+        # Plain, tracked, tracked, plain: a machine that drifts favours neither.
+        return self._number % 4 in (2, 3)
+
+    def write(self, text: str, /) -> int:
+        if text.startswith("Processing epoch"):
+            now = time.process_time()
+            if self._began is not None:
+                (self.tracked if self._telling else self.plain).append(now - self._began)
+            self._began = now
+            self._number += 1
+        return (self._tracker if self._telling else self._out).write(text)
+
+
 def cost_of_tracking(bench: Bench, ratings: Ratings) -> float:
-    """Return CPU seconds of a tracked over an untracked training, paired and interleaved."""
-    record = find("svd").settled({"n_factors": 20, "n_epochs": 20}, ratings)
+    """Return CPU seconds of a tracked over an untracked epoch, paired with its neighbour in one training."""
+    epochs = 801
+    record = find("svd").settled({"n_factors": 20, "n_epochs": epochs}, ratings)
     data = ratings.trainset()
-
-    def plain() -> None:
-        train(record, data, {}, None)
-
-    def tracked() -> None:
-        train(record, data, {}, Tracker(epochs=20, epoch_s=0.1, line=record.line))
-
-    ratio = compare(plain, tracked, clock="cpu")
+    tracker = Tracker(epochs=epochs, epoch_s=0.1, line=record.line)
+    with redirect_stdout(io.StringIO()) as plain, tracker:
+        every_second = EverySecond(plain, sys.stdout)
+        with redirect_stdout(every_second):
+            record.fit(data, **record.params, verbose=True)
+    ratio = Ratio.of(every_second.plain, every_second.tracked, metric="time", better="lower", clock="cpu", unit="s")
     print(ratio)
-    bench.round(cost_of_tracking=ratio.value, low=ratio.low, high=ratio.high)
+    bench.round(cost_of_tracking=ratio.value, low=ratio.low, high=ratio.high, pairs=ratio.rounds,
+                epoch_s=ratio.baseline_value, told=tracker.done)  # fmt: skip
     return ratio.value
 
 
