@@ -27,13 +27,13 @@ FULL = ratings("lognormal", "zipf1.0", n_users=4_000, n_items=1_500, n_ratings=8
 SIZES = FULL.characteristics.with_walk(Wu=0.02)
 DESIGN = [(0.01, 1, 10), (0.017, 4, 20), (0.03, 1, 40), (0.05, 4, 10), (0.085, 1, 20), (0.145, 4, 40)]
 MF: Any = SimpleNamespace(
-    name="svd",
+    name="planted",
     time=["n_epochs*n_factors*R", "n_epochs*R", "n_epochs*Wu", "n_factors*(U+I)", "R"],
     memory="8*(n_factors+1)*(U+I)",
     params={"n_factors": 20, "n_epochs": 20, "kind": "plain"},
 )
 BANK = Bank(
-    tuple(Case("svd", "planted", float(np.exp(0.2 * z)), 1.0, 10.0, 0.1) for z in np.linspace(-2, 2, 41)), "planted"
+    tuple(Case("planted", "planted", float(np.exp(0.2 * z)), 1.0, 10.0, 0.1) for z in np.linspace(-2, 2, 41)), "planted"
 )
 
 
@@ -242,7 +242,7 @@ def test_newer_files_are_refused_by_name() -> None:
 
 def test_text_says_time_interval_memory_and_what_it_cost() -> None:
     text = str(fit(MF, taken(law), SIZES, bank=BANK, loaded_bytes=3 * 2**30))
-    assert text.startswith("svd: ") and "90 %, peak 3" in text and "6 samples, largest 14 % of the rows" in text
+    assert text.startswith("planted: ") and "90 %, peak 3" in text and "6 samples, largest 14 % of the rows" in text
 
 
 def test_a_sample_must_be_possible() -> None:
