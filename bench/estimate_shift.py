@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = estimating.outcomes(lab, fitting, truths=2)
         new = estimating.outcomes(lab, unseen, truths=2)
         for situation, questions in structures:
-            new += estimating.outcomes(lab, [situation], questions, truths=1)
+            new += estimating.outcomes(lab, [situation], questions, truths=2)
     if not known or not new:
         return bench.missing("; ".join(lab.failures))
     at_home, away = Errors.over(known), Errors.over(new)
