@@ -42,7 +42,7 @@ test: dev  ## set up what is missing and run every test
 	@code=0; \
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not real" || code=1; \
 	echo "now the tests that need a real server, browser or cluster, one at a time"; \
-	$(BIN)/python -m pytest -q -m real || code=1; \
+	$(BIN)/python -m pytest -q -m real tests/real || code=1; \
 	exit $$code
 
 check: dev  ## lint, format, types, import layers, strict docs

@@ -157,6 +157,12 @@ def test_every_file_has_one_idea_and_a_name_for_it() -> None:
     assert [str(path) for path in CODE if path.read_text().count("\n") > 900] == []
 
 
+def test_what_needs_a_real_program_stands_in_one_folder() -> None:
+    """`make test` looks nowhere else: it would load every other file for them a second time."""
+    marked = {path for path in (ROOT / "tests").rglob("*.py") if re.search(r"\bmark\.real\b", path.read_text())}
+    assert marked and all(path.parent == ROOT / "tests" / "real" for path in marked)
+
+
 def test_entry_points_can_be_loaded() -> None:
     project = PROJECT["project"]
     groups = [project["scripts"], *project["entry-points"].values()]
