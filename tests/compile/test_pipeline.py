@@ -14,7 +14,7 @@ from torch import nn
 import mlsysopt as mo
 from mlsysopt.compile import Options
 from mlsysopt.core.errors import UsageError
-from mlsysopt.graph import Builder, dim, f32, from_torch, i64, interpret, save, to_onnx
+from mlsysopt.graph import Builder, boolean, dim, f32, from_torch, i64, interpret, save, to_onnx
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,27 @@ def test_the_name_is_a_module_and_a_function(module: nn.Module) -> None:
     assert mo.compile.Executable is type(run)
     assert set(run.stages) >= {"import", "canonicalize", "select"}
     assert run.stats.recompiles == 0
+
+
+class Attended(nn.Module):
+    def forward(self, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return nn.functional.scaled_dot_product_attention(q, k, k, attn_mask=mask)
+
+
+@pytest.mark.parametrize("length", [1, 3, 70])
+@pytest.mark.parametrize("added", [False, True])
+def test_a_query_whose_mask_leaves_no_key_gets_zeros_as_in_torch(length: int, added: bool) -> None:
+    """A padded batch: of its second sentence nothing is left, of its first a part."""
+    L = dim("L", high=80)
+    kind = f32 if added else boolean
+    run = mo.compile(Attended().eval(), {"q": f32[2, 2, L, 16], "k": f32[2, 2, L, 16], "mask": kind[2, 1, 1, L]})
+    q, k = torch.randn(2, 2, 2, length, 16, generator=torch.Generator().manual_seed(0))
+    keeps = torch.ones(2, 1, 1, length, dtype=torch.bool)
+    keeps[1] = keeps[0, ..., 1:2] = False
+    mask = torch.zeros(keeps.shape).masked_fill(~keeps, -torch.inf) if added else keeps
+    found = run(q, k, mask)
+    assert not found[1].any() and found[0].any()
+    torch.testing.assert_close(found, Attended()(q, k, mask), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("ending", [".onnx", ".mlg", ".pt2"])

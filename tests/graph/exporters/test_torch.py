@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -169,6 +171,7 @@ def test_ops_that_no_importer_makes() -> None:
         b.op("pad", b.op("gt", x, b.scalar(0.0, x)), padding=((1, 0), (0, 0)), mode="constant", value=True),
         b.op("cross_entropy", x, b.op("argmax", ids, axis=1, keepdims=False), reduction="none"),
         b.op("attention", x, x, x, b.full(0.5, f32[1]), causal=True, scale=0.3),
+        b.op("attention", x, x, x, b.full(-math.inf, f32[1]), causal=True),
         b.op("sum", x, axes=(), keepdims=False),
         b.op("var", x, axes=(1,), keepdims=True, correction=1),
         b.op("size", dim=Dim.of("B") * 3),

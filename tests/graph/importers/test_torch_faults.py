@@ -59,6 +59,8 @@ def test_input_names_are_checked_against_forward() -> None:
         from_torch(module, {"tokens": i64[B, S]})
     with pytest.raises(UsageError, match="needs the types of its inputs"):
         from_torch(module, {})
+    with pytest.raises(UsageError, match=r"a dict from names to types is needed, .* got a tuple"):
+        from_torch(module, (torch.zeros(2, 3),))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"takes a torch.nn.Module, got function"):
         from_torch(F.relu, {"x": f32[B]})  # type: ignore[arg-type]
 

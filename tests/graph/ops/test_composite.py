@@ -98,6 +98,19 @@ def test_attention(causal: bool, mask: str, scale: float | None) -> None:
     both("attention", q, k, v, *given, wanted=wanted, causal=causal, scale=scale)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("added", [False, True])
+def test_a_query_without_any_key_gets_nothing(causal: bool, added: bool) -> None:
+    q, k, v = normal(2, 5, 4), normal(2, 6, 4, seed=1), normal(2, 6, 7, seed=2)
+    keeps = np.ones((2, 5, 6), np.bool_)
+    keeps[0, 2] = keeps[1, 0, 0] = False
+    mask = np.where(keeps, 0.0, -np.inf) if added else keeps
+    seen = keeps & np.tri(5, 6, dtype=np.bool_) if causal else keeps
+    wanted = F.scaled_dot_product_attention(*tensors(q, k, v, seen))
+    assert not wanted[0, 2].any() and bool(wanted[1, 0].any()) is not causal
+    both("attention", q, k, v, mask, wanted=wanted, causal=causal)
+
+
 def test_attention_broadcasts_its_batch() -> None:
     q, k, v = normal(2, 3, 5, 4), normal(1, 3, 5, 4, seed=1), normal(3, 5, 4, seed=2)
     wanted = F.scaled_dot_product_attention(*tensors(q, np.repeat(k, 2, 0), np.stack([v, v])))

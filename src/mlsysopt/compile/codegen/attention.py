@@ -93,8 +93,8 @@ def attention(module: ir.Module, isa: Isa, spec: Attention) -> Kernel:
     q, k and v and values of out lie side by side; every other stride is free, and 0 repeats. So is each stride of the
     mask; it is fastest with 1 for keys. Sizes may be 0: without keys, out is 0.
 
-    A unit is one block of queries of one head. A row without an allowed key is NaN; NaN in what a row reads makes it
-    NaN.
+    A unit is one block of queries of one head. A row without an allowed key is 0, as torch has it; NaN in what a row
+    reads makes it NaN.
     """
     shape = panel_shape(isa)
 

@@ -165,6 +165,8 @@ def divide(module: ir.Module, isa: Isa) -> ir.Function:
     """Return the function that writes an attention's rows: each row of sums over its sum of exponentials.
 
     void divide(ptr sums, i64 lda, ptr running, ptr out, i64 ldo, i64 rows, i64 columns)
+
+    Exponentials whose largest is 1 sum up to 0 only where no key was allowed: such a row is 0.
     """
     from llvmlite import ir
 
@@ -179,7 +181,8 @@ def divide(module: ir.Module, isa: Isa) -> ir.Function:
     with loop(b, 0, rows) as row:
         here, there = address(b, sums, b.mul(row.index, lda), f32), address(b, out, b.mul(row.index, ldo), f32)
         total = b.load(address(b, running, b.add(b.mul(row.index, i64(2)), i64(1)), f32), typ=f32)
-        total = splat(b, total, isa.lanes)
+        nothing = b.fcmp_ordered("==", total, ir.Constant(f32, 0.0))
+        total = splat(b, b.select(nothing, ir.Constant(f32, 1.0), total), isa.lanes)
         with loop(b, 0, whole, isa.lanes) as column:
             one = b.fdiv(read(b, address(b, here, column.index, f32), isa.lanes), total)
             write(b, address(b, there, column.index, f32), one)

@@ -187,7 +187,8 @@ def _attention(xs: Sequence[Tensor], attrs: Attrs, like: Tensor) -> Tensor:
         scores = scores.masked_fill(~kept, -math.inf)
     for one in mask:
         scores = scores.masked_fill(~one, -math.inf) if one.dtype is torch.bool else scores + one
-    return scores.softmax(-1) @ v
+    allowed = (scores != -math.inf).any(-1, keepdim=True)
+    return scores.masked_fill(~allowed, 0).softmax(-1).masked_fill(~allowed, 0) @ v
 
 
 # quantisation

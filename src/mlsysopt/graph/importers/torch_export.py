@@ -63,6 +63,9 @@ def from_torch(
 
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"from_torch takes a torch.nn.Module, got {type(module).__name__}")
+    if not isinstance(inputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        given = type(inputs).__name__
+        raise UsageError(f'inputs: a dict from names to types is needed, such as {{"x": f32["N", 3]}}, got a {given}')
     if not inputs:
         raise UsageError('from_torch needs the types of its inputs, such as inputs={"x": f32["N", 3, 224, 224]}')
     for given, declared in inputs.items():

@@ -153,7 +153,11 @@ def _attention(arrays: Sequence[Array], attrs: Mapping[str, Any]) -> tuple[Array
         scores = np.where(columns <= rows, scores, -np.inf)
     if mask:
         scores = np.where(mask[0], scores, -np.inf) if mask[0].dtype == np.bool_ else scores + mask[0]
-    return (_softmax_of(scores, -1) @ v,)
+        allowed = (scores != -np.inf).any(-1, keepdims=True)
+        weights = np.where(allowed, _softmax_of(np.where(allowed, scores, 0), -1), 0).astype(scores.dtype)
+    else:
+        weights = _softmax_of(scores, -1)
+    return (weights @ v,)
 
 
 def _attention_flops(op: Op) -> Dim:
@@ -182,7 +186,13 @@ def _attention_parts(b: Builder, operands: Sequence[Value], attrs: Attrs) -> Seq
     if mask:
         masks_out = mask[0].type.dtype.is_bool
         scores = b.op("where", mask[0], scores, least) if masks_out else b.op("add", scores, mask[0])
-    return (b.op("matmul", b.op("softmax", scores, axis=scores.type.rank - 1), v),)
+    axis = scores.type.rank - 1
+    if not mask:
+        return (b.op("matmul", b.op("softmax", scores, axis=axis), v),)
+    allowed = b.op("any", b.op("ne", scores, least), axes=(axis,), keepdims=True)
+    zero = b.scalar(0, q)
+    weights = b.op("softmax", b.op("where", allowed, scores, zero), axis=axis)
+    return (b.op("matmul", b.op("where", allowed, weights, zero), v),)
 
 
 def _cross_entropy_type(rule: Inference, types: Sequence[TensorType], attrs: Attrs) -> tuple[TensorType, ...]:
@@ -230,7 +240,8 @@ define(
         "attention", Variadic(3, 4), _attention_type, _attention,
         {"causal": AttrSpec("bool", False), "scale": AttrSpec("float", None, optional=True)},
         flops=_attention_flops, decompose=_attention_parts,
-        about="softmax(q k' * scale + mask) v; the mask is bool (True keeps) or added; scale is 1/sqrt(E) unless given",
+        about="softmax(q k' * scale + mask) v, 0 where the mask, bool (True keeps) or added, leaves no key; scale is "
+        "1/sqrt(E) unless given",
     ),
     OpDef(
         "cross_entropy", 2, _cross_entropy_type, _cross_entropy,
