@@ -227,6 +227,63 @@ def test_a_base_that_is_not_to_be_asked_again_is_not() -> None:
     assert (base.asked, sampler.asked_again) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("answers", "asked"),
+    [
+        ([0.6], 1), ([0.01, 0.6], 2), ([0.01, 0.02, 0.6], 2), ([0.3, 0.01, 0.6], 3), ([0.01, 0.3, 0.2, 0.6], 3),
+    ],
+)  # fmt: skip
+def test_a_base_is_asked_a_third_time_only_if_an_answer_came_near(
+    answers: list[float], asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """p is the first parameter; a half is needed, and an eighth is near."""
+
+    class First(ValidityModel):
+        def _estimate(self, x: Any, codes: Any) -> Any:
+            return x[:, 0]
+
+    class Scripted(Stubborn):
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+            self.asked += 1
+            return {"x": answers[self.asked - 1], "y": 0.5}
+
+    monkeypatch.setattr(validity, "ValidityModel", First)
+    base = Scripted()
+    sampler = ValiditySampler(base, SQUARE, seed=0, probes=_corner)
+    x = optuna.create_study(sampler=sampler).ask(SQUARE.distributions()).params["x"]
+    assert (base.asked, sampler.asked_again) == (asked, asked - 1)
+    assert (x == answers[asked - 1]) is (answers[asked - 1] >= 0.5) and x >= 0.5
+
+
+def test_the_nearest_likely_candidate_is_that_of_a_plain_search() -> None:
+    """Conditions, special values and a permutation: against every candidate as a configuration, one by one."""
+    known = [
+        Evidence(one, one["size"] < 500 and one["codec"] != 3, "rejected")
+        for one in MIXED.sample(np.random.default_rng(0), 40)
+    ]
+    model = ValidityModel(MIXED, known)
+    taken: set[str] = set()
+    for i, config in enumerate(MIXED.sample(np.random.default_rng(1), 4) * 2):
+        found = validity._nearest(model, config, 0.5, taken, np.random.default_rng(i % 4))
+        at = MIXED.encode(config)
+        positions = validity._candidates(at, model.worked, np.random.default_rng(i % 4))
+        decoded = [MIXED.decode(u) for u in positions]
+        free = [one for one in decoded if not MIXED.violations(one) and MIXED.canonical(one) not in taken]
+        far = np.linalg.norm(MIXED.encode_many(free) - at, axis=1)
+        key = list(zip(-np.minimum(model.p(free), 0.5), far, strict=True))
+        assert MIXED.canonical(found) == MIXED.canonical(free[key.index(min(key))])
+        # The second time round each of them is taken.
+        taken.add(MIXED.canonical(found))
+    assert len(taken) == 8
+
+
+def test_where_every_candidate_is_taken_the_proposal_stays() -> None:
+    space = Space([Bool("on")])
+    model = ValidityModel(space, [Evidence({"on": False}, False, "rejected")])
+    taken = {space.canonical({"on": on}) for on in (True, False)}
+    assert validity._nearest(model, {"on": False}, 0.5, taken, np.random.default_rng(0)) == {"on": False}
+
+
 def test_what_a_user_enqueued_is_not_judged() -> None:
     sampler = ValiditySampler(
         SpaceSampler(RandomSampler(seed=0), SQUARE, seed=0), SQUARE, seed=0, probes=lambda: _corner(80)

@@ -38,9 +38,13 @@ def of_configs(space: Space, configs: Sequence[Mapping[str, Any]]) -> dict[str, 
     }
 
 
-def positions_of(space: Space, codes: Codes) -> Array:
-    """Return the positions of codes, shape (m, d), whether active or not."""
-    return np.concatenate([positions(parameter, codes[parameter.name]) for parameter in space], axis=1)
+def positions_of(space: Space, codes: Codes, masks: Mapping[str, Array] | None = None) -> Array:
+    """Return the positions of codes, shape (m, d); with masks, the middle of what is not active."""
+    found = [positions(parameter, codes[parameter.name]) for parameter in space]
+    for parameter, u in zip(space, found, strict=True):
+        if masks is not None and parameter.name in masks:
+            u[~masks[parameter.name]] = 0.5
+    return np.concatenate(found, axis=1)
 
 
 def active_masks(space: Space, codes: Codes) -> dict[str, Array]:

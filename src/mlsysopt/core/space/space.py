@@ -309,15 +309,7 @@ class Space:
             for config in configs
         ]
         codes = columns.of_configs(self, rows)
-        u = columns.positions_of(self, codes)
-        masks = columns.active_masks(self, codes)
-        start = 0
-        for parameter in self._parameters:
-            stop = start + dims(parameter)
-            if parameter.name in masks:
-                u[~masks[parameter.name], start:stop] = 0.5
-            start = stop
-        return u
+        return columns.positions_of(self, codes, columns.active_masks(self, codes))
 
     def decode(self, u: Array | Sequence[float]) -> dict[str, Any]:
         """Return the configuration at a position, shape (d,): on the grid, but not repaired."""
