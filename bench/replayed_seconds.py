@@ -23,7 +23,8 @@ from optuna.trial import TrialState
 
 from bench.replayed import STARTS, Floats, Forest, Replay, Table, _attributes, _violations
 from mlsysopt.core.search.evidence import Evidence
-from mlsysopt.core.study.learning import PROBING_SHARE, Learner
+from mlsysopt.core.store import MeasurementRow
+from mlsysopt.core.study.learning import PROBING_SHARE, Learner, evidence_of_probes, owed_s
 from mlsysopt.core.study.loop import _suggest
 from mlsysopt.core.target import Config, Failure, Measurement, Outcome
 
@@ -166,22 +167,27 @@ class TimedReplay(Replay):
 
 
 class Prober:
-    """What a `Learner` needs of a measurer: it probes, and counts the seconds.
+    """What a `Learner` needs of a measurer: it probes, counts the seconds, and keeps the rows of a store.
 
     Args:
         replay: The system.
         diagnose: Finds culprits by probes: (space, config, failure, probe) -> names.
 
     Attributes:
-        evidence: What the probes have shown.
-        probing_s: Seconds that they took.
+        rows: What a study would have recorded of probes and of trials that failed, with the canaries beside these.
+        probing_s: Seconds that probes took.
     """
 
     def __init__(self, replay: TimedReplay, diagnose: Callable[..., Sequence[str]]) -> None:
         self._replay, self._diagnose = replay, diagnose
-        self.evidence: list[Evidence] = []
+        self.rows: list[MeasurementRow] = []
         self.probing_s = 0.0
         self.prober = self
+
+    @property
+    def evidence(self) -> list[Evidence]:
+        """What the probes have shown."""
+        return evidence_of_probes(row for row in self.rows if row.role == "probe")
 
     def diagnose(self, config: Config, failure: Failure, probe: Callable[[Config], Outcome]) -> Sequence[str]:
         return self._diagnose(self._replay.table.space, config, failure, probe)
@@ -189,10 +195,23 @@ class Prober:
     def probe(self, config: Config, *, trial: int, round: int) -> Outcome:
         outcome = self._replay.probe(config)
         self.probing_s += PROBE_S
-        failed = outcome if isinstance(outcome, Failure) else None
-        kind, named = (failed.kind, tuple(failed.extra.get("named", ()))) if failed is not None else ("", ())
-        self.evidence.append(Evidence(dict(config), failed is None, kind, named, probe=True))
+        self.rows.append(_row("probe", trial, config, outcome, PROBE_S, round=round))
         return outcome
+
+    def failed(self, trial: int, config: Config, failure: Failure, wall_s: float, canary_s: float) -> None:
+        """Record a trial that failed, and the canary beside it."""
+        self.rows.append(_row("canary", trial, {}, Measurement({}, {}, 0.0, canary_s, 0.0), canary_s))
+        self.rows.append(_row("trial", trial, config, failure, wall_s))
+
+
+def _row(role: Any, trial: int, config: Config, outcome: Outcome, wall_s: float, *, round: int = 0) -> MeasurementRow:
+    failure = outcome if isinstance(outcome, Failure) else None
+    return MeasurementRow(
+        study="", trial=trial, role=role, round=round, side=role, config=dict(config), effective={},
+        metrics={} if failure is None else None, failure_kind=failure.kind if failure is not None else None,
+        reason=failure.reason if failure is not None else None, log_tail="", seed=0, cpu_s=0.0, wall_s=wall_s,
+        started_at=0.0, conditions={"extra": dict(outcome.extra)}, machine="", worker=0,
+    )  # fmt: skip
 
 
 class SimulatedStorage(InMemoryStorage):
@@ -315,7 +334,7 @@ def study_in_seconds(
         seed: Seeds starts and noise, the same for every sampler, and the sampler.
         budget_s: Seconds of runs, failures and probes; asks take none.
         starts: Starting points; None means five Sobol points.
-        diagnose: Looks into failures by probes, which may take a quarter of the budget.
+        diagnose: Looks into failures by probes, which may take what `Learner` allows.
         tells_fail: Failures are told as FAIL, not as the worst value with a broken constraint.
         beside_s: Seconds of what runs beside every trial, such as a canary.
         most_trials: Trials at most, the default included.
@@ -325,7 +344,7 @@ def study_in_seconds(
     storage = SimulatedStorage()
     prober = Prober(replay, diagnose or (lambda *_: ()))
     measurer: Any = prober
-    learner = Learner(measurer, most_s=PROBING_SHARE * budget_s) if diagnose is not None else None
+    learner = Learner(measurer, most_s=PROBING_SHARE * budget_s, owed_s=lambda: owed_s(prober.rows))
     sampler = make(space, seed, lambda: prober.evidence)
     study = optuna.create_study(direction="maximize", sampler=sampler, storage=storage)
     study.set_user_attr("budget_s", budget_s)
@@ -345,8 +364,9 @@ def study_in_seconds(
         storage.now_s += got.seconds + beside_s
         after_s += got.seconds + beside_s if number <= len(first) else 0.0
         blamed: tuple[str, ...] = ()
-        if got.failure is not None and learner is not None:
+        if got.failure is not None and diagnose is not None:
             before = prober.probing_s
+            prober.failed(number, config, got.failure, got.seconds, beside_s)
             blamed, _ = learner.blame(number, config, got.failure)
             storage.now_s += prober.probing_s - before
         if storage.now_s > budget_s:
@@ -370,8 +390,8 @@ def study_in_seconds(
     if len(gains) <= len(first):
         raise ValueError(f"{budget_s:g} s are over before the {len(first)} starting points: {storage.now_s:.0f} s")
     return TimedTrace(
-        np.array(gains), np.array(ends), np.array(ran), after_s, budget_s, len(first), len(prober.evidence),
-        np.array(cpu),
+        np.array(gains), np.array(ends), np.array(ran), after_s, budget_s, len(first),
+        sum(row.role == "probe" for row in prober.rows), np.array(cpu),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlsysopt.core.space import Space
     from mlsysopt.core.study.measuring import Measurer
 
-__all__ = ["PROBING_SHARE", "Learner", "evidence_of_probes", "learned_rules"]
+__all__ = ["PROBING_SHARE", "Learner", "evidence_of_probes", "learned_rules", "owed_s"]
 
 PROBING_SHARE = 0.25
 """Part of a budget that finding ranges and looking into failures may take together."""
@@ -25,23 +25,38 @@ _AT_START = ("rejected", "timeout")
 
 
 class Learner:
-    """Looks into failures by probes, as long as its part of the budget lasts.
+    """Looks into failures by probes, as long as they cost no more than failing did and their part of the budget lasts.
+
+    How many starts will still fail, nobody knows: who spends on their causes what failures have cost so far loses
+    twice as much as by failing alone at worst, whatever comes.
 
     Args:
         measurer: Probes and records; its session must be a prober.
         most_s: Seconds that all probes of this study may take, or what returns them: how long a budget of trials
             is, is known once the default has been measured.
+        owed_s: Returns by how many seconds failures have cost more so far than the probes after them, as `owed_s`
+            tells from the rows of a study.
         spent_s: Seconds that they have taken in earlier runs.
+
+    References:
+        Karlin, Manasse, Rudolph, Sleator, Competitive snoopy caching, Algorithmica 1988.
     """
 
-    def __init__(self, measurer: Measurer, *, most_s: float | Callable[[], float], spent_s: float = 0.0) -> None:
-        self._measurer, self._most_s, self._spent_s = measurer, most_s, spent_s
+    def __init__(
+        self,
+        measurer: Measurer,
+        *,
+        most_s: float | Callable[[], float],
+        owed_s: Callable[[], float],
+        spent_s: float = 0.0,
+    ) -> None:
+        self._measurer, self._most_s, self._owed_s, self._spent_s = measurer, most_s, owed_s, spent_s
 
     @property
     def left_s(self) -> float:
-        """Seconds that further probes may take."""
+        """Seconds that further probes may take; the last one may take longer."""
         most_s = self._most_s() if callable(self._most_s) else self._most_s
-        return most_s - self._spent_s - self._measurer.probing_s
+        return min(most_s - self._spent_s - self._measurer.probing_s, self._owed_s())
 
     def blame(self, trial: int, config: Mapping[str, Any], failure: Failure) -> tuple[tuple[str, ...], str]:
         """Return the parameters that made a trial fail, and that as a line for people.
@@ -53,13 +68,13 @@ class Learner:
         if corrected:
             return corrected, f"the system uses other values of {', '.join(corrected)}"
         prober = self._measurer.prober
-        if prober is None or failure.kind not in _AT_START or failure.extra.get("under_load"):
+        if prober is None or not _can_be_probed(failure.kind, failure.extra):
             return (), "it failed under load, which probes cannot show"
-        count = 0
+        count, until_s = 0, self._measurer.probing_s + self.left_s
 
         def probe(one: Config) -> Outcome:
             nonlocal count
-            if self.left_s <= 0:
+            if self._measurer.probing_s >= until_s:
                 raise TimeoutError
             count += 1
             return self._measurer.probe(one, trial=trial, round=count)
@@ -67,9 +82,33 @@ class Learner:
         try:
             blamed = tuple(prober.diagnose(config, failure, probe))
         except TimeoutError:
-            return (), f"{count} probes found no culprit before their part of the budget was spent"
+            return (), f"{count} probes found no culprit before what they may cost was spent"
         said = f"{count} probes: it is {' with '.join(blamed)}" if blamed else f"{count} probes found no culprit"
         return blamed, said
+
+
+def owed_s(rows: Iterable[MeasurementRow], *, trial_s: float | None = None) -> float:
+    """Return by how many seconds failures that probes can look into have cost more than the probes for them.
+
+    Args:
+        rows: Measurements of a study, of every role.
+        trial_s: What a failed trial costs where trials are what the budget counts; None means what it took, with
+            the runs of the default beside it, from which nobody learns anything without it.
+    """
+    kept = list(rows)
+    failed = {
+        row.trial
+        for row in kept
+        if row.role == "trial" and _can_be_probed(row.failure_kind, row.conditions.get("extra", {}))
+    }
+    took_s = sum(row.wall_s for row in kept if row.role in ("trial", "canary") and row.trial in failed)
+    lost_s = took_s if trial_s is None else trial_s * len(failed)
+    return lost_s - sum(row.wall_s for row in kept if row.role == "probe")
+
+
+def _can_be_probed(kind: str | None, extra: Mapping[str, Any]) -> bool:
+    """Return whether a start alone, without load, would fail in the same way."""
+    return kind in _AT_START and not extra.get("under_load") and not extra.get("corrected")
 
 
 def learned_rules(

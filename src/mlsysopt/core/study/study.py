@@ -24,7 +24,7 @@ from mlsysopt.core.study.budget import Budget
 from mlsysopt.core.study.events import Event, Listener
 from mlsysopt.core.study.guards import Guard, parse_guards
 from mlsysopt.core.study.judging import Verification
-from mlsysopt.core.study.learning import PROBING_SHARE, Learner, evidence_of_probes, learned_rules
+from mlsysopt.core.study.learning import PROBING_SHARE, Learner, evidence_of_probes, learned_rules, owed_s
 from mlsysopt.core.study.loop import SharedCanary, TrialLoop
 from mlsysopt.core.study.measuring import Measurer
 from mlsysopt.core.study.minimal import ROUNDS, Minimal, find_minimal
@@ -378,12 +378,19 @@ class Study:
         plan = loop.budget
         probed_s = sum(row.wall_s for row in opened.store.measurements(self.name, role="probe"))
 
-        def most_s() -> float:
+        def trial_s() -> float:
             # A budget of trials becomes time by what a run of the default takes, its canary beside it.
-            budget_s = plan.seconds if plan.seconds is not None else 2.0 * (plan.trials or 0) * loop.run_s
+            return 2.0 * loop.run_s
+
+        def most_s() -> float:
+            budget_s = plan.seconds if plan.seconds is not None else (plan.trials or 0) * trial_s()
             return PROBING_SHARE * budget_s - self._charged_s
 
-        return Learner(loop.measurer, most_s=most_s, spent_s=probed_s)
+        def owed() -> float:
+            rows = opened.store.measurements(self.name)
+            return owed_s(rows, trial_s=trial_s() if plan.trials is not None else None)
+
+        return Learner(loop.measurer, most_s=most_s, owed_s=owed, spent_s=probed_s)
 
     def _rating(self, opened: Opened) -> Rating:
         return Rating(self.target, self.space, opened.objectives, self.guards)
