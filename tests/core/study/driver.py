@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from mlsysopt.core.study import Event, Study
@@ -28,4 +29,6 @@ def _say(event: Event) -> None:
 
 
 if __name__ == "__main__":
+    # What a shell runs in the background ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     raise SystemExit(search(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
