@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "infer_hmm_jags",
             "an exact chain block draws a hundred times the effective draws of single states",
             "JAGS 4.3",
-            f"K=4, M=8, T=2000, {options.rounds} interleaved rounds of about 45 s of JAGS, min bulk ESS per CPU-s",
+            f"K=4, M=8, T=2000, {options.rounds} interleaved rounds of about 60 s of JAGS, min bulk ESS per CPU-s",
         )
         if not present():
             return bench.missing("jags")
@@ -125,7 +125,7 @@ def _jags(data: dict[str, Any], seed: int) -> Run:
         "sticky": data["sticky"],
         "typed": data["typed"],
     }
-    return jags(JAGS, given, ["move", "emit"], draws=1200, warmup=300, seed=seed)
+    return jags(JAGS, given, ["move", "emit"], draws=2400, warmup=300, seed=seed)
 
 
 if __name__ == "__main__":
