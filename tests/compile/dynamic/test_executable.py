@@ -281,13 +281,14 @@ def test_other_element_types_go_through(element: Any) -> None:
         assert call(torch.tensor([0, 1, 1], dtype=torch.bfloat16)).tolist() == [0, 2, 2]
 
 
-def test_a_mean_counts_further_than_its_element_type() -> None:
+@pytest.mark.parametrize(("element", "length"), [(f16, 70_000), (f16, 2049), (bf16, 257)], ids=str)
+def test_a_mean_counts_further_than_its_element_type(element: Any, length: int) -> None:
     b = Builder("mean")
-    call = build(b.finish([b.op("mean", b.input("x", f16["N"]), axes=(0,))]))
-    assert float(call(np.ones(70_000, np.float16))) == 1
+    call = build(b.finish([b.op("mean", b.input("x", element["N"]), axes=(0,))]))
+    assert float(call(np.ones(length, element.numpy()))) == 1
 
 
-@pytest.mark.parametrize("value", [2**63 - 1, 2**53 + 1])
+@pytest.mark.parametrize("value", [2**63 - 1, 2**53 + 1, -(2**63)])
 def test_integers_are_padded_with_every_bit(value: int) -> None:
     b = Builder("pad")
     call = build(b.finish([b.op("pad", b.input("x", i64["N"]), padding=((1, 1),), value=value)]))
