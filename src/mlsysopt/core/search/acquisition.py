@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlsysopt.core.search.surrogate import GP, squared_distances
-from mlsysopt.core.space.columns import active_masks, at_positions, configs_of, valid_rows
+from mlsysopt.core.space.columns import configs_of, valid_at
 
 if TYPE_CHECKING:
     from mlsysopt.core.search.model import Model
@@ -178,11 +178,8 @@ def _neighbours(
     space: Space, point: Floats, categorical: NDArray[np.bool_], rng: np.random.Generator
 ) -> list[dict[str, Any]]:
     """Return up to 32 valid neighbours; drawing four times as many is cheaper than repairing."""
-    codes = at_positions(space, _perturbed(point, 4 * PERTURBATIONS, categorical, rng))
-    masks = active_masks(space, codes)
-    rows = np.flatnonzero(valid_rows(space, codes, masks))[:PERTURBATIONS]
-    picked = {name: column[rows] for name, column in codes.items()}
-    return configs_of(space, picked, {name: column[rows] for name, column in masks.items()})
+    perturbed = _perturbed(point, 4 * PERTURBATIONS, categorical, rng)
+    return configs_of(space, *valid_at(space, perturbed, PERTURBATIONS))
 
 
 def _perturbed(point: Floats, n: int, categorical: NDArray[np.bool_], rng: np.random.Generator) -> Floats:

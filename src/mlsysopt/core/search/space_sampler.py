@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from mlsysopt.core.errors import SpaceError, UsageError
 from mlsysopt.core.space import Permutation, Space
-from mlsysopt.core.space.columns import at_positions, configs_of, of_configs, valid_rows
+from mlsysopt.core.space.columns import at_positions, configs_of, of_configs, rows_of, valid_rows
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -216,7 +216,7 @@ class SpaceSampler(BaseSampler):
         exact = of_configs(space, [space.repair(config) | {name: config[name] for name in kept if name in config}])
         for name in kept:
             codes[name] = np.repeat(exact[name], _CLOUD, axis=0)
-        found = configs_of(space, {name: column[valid_rows(space, codes)] for name, column in codes.items()})
+        found = configs_of(space, rows_of(codes, valid_rows(space, codes)))
         if not found or any(space.violations(one) for one in found[:1]):
             values = ", ".join(f"{name}={value}" for name, value in fixed.items())
             raise SpaceError(f"no valid configuration has the enqueued {values}\n" + "\n".join(wrong[:2]))

@@ -30,6 +30,8 @@ from mlsysopt.core.space.columns import (
     configs_of,
     of_configs,
     positions_of,
+    rows_of,
+    valid_at,
     valid_rows,
 )
 
@@ -313,15 +315,12 @@ def _nearest(
 ) -> dict[str, Any]:
     """Return the likely candidate that is nearest to a configuration, else the likeliest."""
     space, at = model.space, model.space.encode(config)
-    codes = at_positions(space, _candidates(at, model.worked, rng))
-    masks = active_masks(space, codes)
-    rows = np.flatnonzero(valid_rows(space, codes, masks))
-    codes, masks = ({name: column[rows] for name, column in one.items()} for one in (codes, masks))
+    codes, masks = valid_at(space, _candidates(at, model.worked, rng))
     x = positions_of(space, codes, masks)
     p, far = np.exp(model.log_p(x)), np.linalg.norm(x - at, axis=1)
     for i in np.lexsort((far, -np.minimum(p, least))):
         row = slice(i, i + 1)
-        (found,) = configs_of(space, *({name: one[row] for name, one in part.items()} for part in (codes, masks)))
+        (found,) = configs_of(space, rows_of(codes, row), rows_of(masks, row))
         if space.canonical(found) not in taken:
             return found
     return config

@@ -13,7 +13,17 @@ from mlsysopt.core.space.expressions import Array, Expression
 if TYPE_CHECKING:
     from mlsysopt.core.space.space import Space
 
-__all__ = ["Codes", "active_masks", "at_positions", "configs_of", "of_configs", "positions_of", "valid_rows"]
+__all__ = [
+    "Codes",
+    "active_masks",
+    "at_positions",
+    "configs_of",
+    "of_configs",
+    "positions_of",
+    "rows_of",
+    "valid_at",
+    "valid_rows",
+]
 
 Codes = Mapping[str, Array]
 """Name -> codes of m configurations, as in `encoding`."""
@@ -80,6 +90,19 @@ def valid_rows(
     for constraint in constraints:
         valid &= _met(space, constraint, codes, masks)
     return valid
+
+
+def rows_of(codes: Codes, rows: Array | slice) -> dict[str, Array]:
+    """Return some rows of codes or masks: their numbers, a mask or a slice."""
+    return {name: column[rows] for name, column in codes.items()}
+
+
+def valid_at(space: Space, u: Array, most: int | None = None) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return codes and masks of the valid ones among positions, shape (m, d), the first `most` of them."""
+    codes = at_positions(space, u)
+    masks = active_masks(space, codes)
+    rows = np.flatnonzero(valid_rows(space, codes, masks))[:most]
+    return rows_of(codes, rows), rows_of(masks, rows)
 
 
 def configs_of(space: Space, codes: Codes, masks: Mapping[str, Array] | None = None) -> list[dict[str, Any]]:

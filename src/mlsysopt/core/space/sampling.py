@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlsysopt.core.space.columns import (
-    Codes,
-    active_masks,
     at_positions,
     configs_of,
     of_configs,
     positions_of,
+    rows_of,
+    valid_at,
     valid_rows,
 )
 from mlsysopt.core.space.expressions import Array
@@ -84,14 +84,7 @@ def sobol(space: Space, n: int, seed: int) -> list[dict[str, Any]]:
 
 
 def _valid(space: Space, u: Array, most: int) -> list[dict[str, Any]]:
-    codes = at_positions(space, u)
-    masks = active_masks(space, codes)
-    rows = np.flatnonzero(valid_rows(space, codes, masks))[:most]
-    return configs_of(space, _rows(codes, rows), _rows(masks, rows))
-
-
-def _rows(codes: Codes, rows: Array) -> dict[str, Array]:
-    return {name: column[rows] for name, column in codes.items()}
+    return configs_of(space, *valid_at(space, u, most))
 
 
 def _chains(space: Space, rng: np.random.Generator, n: int) -> list[dict[str, Any]]:
@@ -101,7 +94,7 @@ def _chains(space: Space, rng: np.random.Generator, n: int) -> list[dict[str, An
     """
     thrown = configs_of(space, at_positions(space, rng.random((_STARTS, space.dims()))))
     starts = of_configs(space, [space.repair(config) for config in thrown])
-    chosen = _rows(starts, rng.integers(len(thrown), size=n))
+    chosen = rows_of(starts, rng.integers(len(thrown), size=n))
     u = positions_of(space, chosen)
     for _ in range(_SWEEPS):
         for column in rng.permutation(space.dims()):
