@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from mlsysopt.graph.ir import Attrs, Op, Value
@@ -15,7 +15,7 @@ from mlsysopt.graph.types import TensorType, i64
 if TYPE_CHECKING:
     from mlsysopt.graph.builder import Builder
 
-__all__: list[str] = []
+__all__ = ["safe_softmax"]
 
 
 def _along_axis(kind: str) -> TypeRule:
@@ -62,6 +62,13 @@ def _softmax_parts(b: Builder, operands: Sequence[Value], attrs: Attrs) -> Seque
     axis = cast("int", attrs["axis"])
     exponentials = b.op("exp", _shifted(b, operands[0], axis))
     return (b.op("div", exponentials, b.op("sum", exponentials, axes=(axis,), keepdims=True)),)
+
+
+def safe_softmax(op: Callable[..., Value], x: Value, axis: int, *, least: Value, zero: Value) -> Value:
+    """Add a softmax that is 0, not NaN, where all is -inf; `op` adds an op, `least` is -inf."""
+    allowed = op("any", op("ne", x, least), axes=(axis,), keepdims=True)
+    weights = op("softmax", op("where", allowed, x, zero), axis=axis)
+    return op("where", allowed, weights, zero)
 
 
 def _log_softmax_parts(b: Builder, operands: Sequence[Value], attrs: Attrs) -> Sequence[Value]:
@@ -189,10 +196,7 @@ def _attention_parts(b: Builder, operands: Sequence[Value], attrs: Attrs) -> Seq
     axis = scores.type.rank - 1
     if not mask:
         return (b.op("matmul", b.op("softmax", scores, axis=axis), v),)
-    allowed = b.op("any", b.op("ne", scores, least), axes=(axis,), keepdims=True)
-    zero = b.scalar(0, q)
-    weights = b.op("softmax", b.op("where", allowed, scores, zero), axis=axis)
-    return (b.op("matmul", b.op("where", allowed, weights, zero), v),)
+    return (b.op("matmul", safe_softmax(b.op, scores, axis, least=least, zero=b.scalar(0, q)), v),)
 
 
 def _cross_entropy_type(rule: Inference, types: Sequence[TensorType], attrs: Attrs) -> tuple[TensorType, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from mlsysopt.graph.importers.aten.registry import Call, Unsupported, aten
 from mlsysopt.graph.ir import Value
+from mlsysopt.graph.ops.composite import safe_softmax
 from mlsysopt.graph.symbolic import Dim
 
 __all__: list[str] = []
@@ -118,10 +119,6 @@ def mse_loss(c: Call, a: Value, b: Value, reduction: int = 1) -> Value:
 
 
 @aten("_safe_softmax")
-def safe_softmax(c: Call, x: Value, axis: int, *_: Any) -> Value:
-    # A row without any finite score gives zeros instead of NaN.
-    axis %= x.type.rank
-    lowest = c.number(float("-inf"), x.type.dtype)
-    open_rows = c.op("any", c.op("ne", x, lowest), axes=(axis,), keepdims=True)
-    safe = c.op("where", open_rows, x, c.number(0, x.type.dtype))
-    return c.op("where", open_rows, c.op("softmax", safe, axis=axis), c.number(0, x.type.dtype))
+def softmax_or_zeros(c: Call, x: Value, axis: int, *_: Any) -> Value:
+    least, zero = (c.number(value, x.type.dtype) for value in (float("-inf"), 0))
+    return safe_softmax(c.op, x, axis % x.type.rank, least=least, zero=zero)
