@@ -10,6 +10,7 @@ import numpy as np
 
 from mlsysopt.infer.binding import Bound
 from mlsysopt.infer.diagnostics import cell_name
+from mlsysopt.infer.emit.entry import write_failure
 from mlsysopt.infer.emit.module import Module
 from mlsysopt.infer.engine import Array, Backend, Chain, Engine, Failed
 from mlsysopt.infer.ir import Program
@@ -55,11 +56,7 @@ class Simulated(Engine):
                 with f.block("if failed[2] >= 0:"):
                     f.line("break")
                 f.line(f"status = {module.call('replicate', f, 'rng')}")
-                with f.block("if status != 0:"):
-                    f.line("failed[0] = 0")
-                    f.line("failed[1] = status - 1")
-                    f.line("failed[2] = number")
-                    f.line("break")
+                write_failure(f, "0")
                 with f.block("if (number + 1) % thin == 0:"):
                     f.line(f"kept += {module.call('keep', f, 'kept', 'joint', 'best')}")
             f.line("return kept")

@@ -12,7 +12,7 @@ from mlsysopt.infer.ir import Block, Const, For, If, Index, Site, call, substitu
 from mlsysopt.infer.rules.protocol import Update
 from mlsysopt.infer.runtime import basics
 
-__all__ = ["Retain", "update_names", "write_execute", "write_log_joint", "write_sweeps"]
+__all__ = ["Retain", "update_names", "write_execute", "write_failure", "write_log_joint", "write_sweeps"]
 
 Retain = Literal["none", "samples", "map", "both", "summary"]
 
@@ -143,10 +143,10 @@ def write_sweeps(module: Module, updates: Sequence[Update], keep: Mapping[str, R
                     arguments = ("rng", "warm") if updates[i].tuned else ("rng",)
                     with f.block(f"{'el' if i else ''}if which == {i}:"):
                         f.line(f"status = {module.call(name, f, *arguments)}")
-                _failed(f, "which + 1")
+                write_failure(f, "which + 1")
             if forward:
                 f.line(f"status = {module.call('forward', f, 'rng')}")
-                _failed(f, "-1")
+                write_failure(f, "-1")
             with f.block("if not warm and (number - offset + 1) % thin == 0:"):
                 f.line(f"kept += {module.call('keep', f, 'kept', 'joint', 'best')}")
         f.line("return kept")
@@ -157,7 +157,8 @@ def update_names(updates: Sequence[Update]) -> list[str]:
     return [f"update_{i}_{one.variables[0]}" for i, one in enumerate(updates)]
 
 
-def _failed(f: Writer, which: str) -> None:
+def write_failure(f: Writer, which: str) -> None:
+    """Write: where `status` says that it failed, return what was kept; `failed` gets place, cell and sweep."""
     with f.block("if status != 0:"):
         f.line(f"failed[0] = {which}")
         f.line("failed[1] = status - 1")
