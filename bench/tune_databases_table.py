@@ -10,8 +10,8 @@ Exit code 3 without a table.
 
 Optuna's GPSampler takes a CPU second or two for one proposal: traces of its rows are kept in
 `tests/tables/replay-seconds-peers.json.gz` under a key of table, protocol, Optuna's version and, for the row that is
-kept to what works, our own sources; `python -m bench.tune_databases_table peers` makes that file anew. `replay`
-runs the start of one of them again as a check, and the whole row where no kept one fits; `--gp-seeds 0` leaves that
+kept to what works, our own sources; `python -m bench.tune_databases_table peers` runs the rows of which no
+kept trace fits. `replay` runs the start of one of them again as a check, and the whole row where no kept one fits; `--gp-seeds 0` leaves that
 row out.
 """
 
@@ -387,7 +387,11 @@ def main(arguments: list[str] | None = None) -> int:
     folder = options.table.parent
     if options.verb == "peers":
         slow = [one for one in rows if one.base == "gp" and counts[one.name] > 0]
-        print(keep(folder, setting, slow, replay(setting, slow, lambda one: counts[one.name], options.processes)))
+        fitting = {one.name: kept(folder, setting, one, counts[one.name]) for one in slow}
+        missing = [one for one in slow if fitting[one.name] is None]
+        traces = {name: found for name, found in fitting.items() if found is not None}
+        traces |= replay(setting, missing, lambda one: counts[one.name], options.processes)
+        print(keep(folder, setting, slow, traces))
         print(f"took {time.monotonic() - started:.0f} s", file=sys.stderr)
         return 0
     if diagnosis() is None:
