@@ -115,8 +115,6 @@ def begin(engine: Engine, request: Request, number: int) -> Chain:
         for _, place, values in tried:
             for name, array in values.items():
                 chain.arrays[name][...] = array
-            # Number 0 takes finite variables first; later rungs go on with the alternating order.
-            chain.sweeps = 0 if sweeps == TRIAL_SWEEPS else 2
             failed = chain.run(sweeps, warm=True)
             if failed is not None:
                 error = explain_failure(chain, number, failed)

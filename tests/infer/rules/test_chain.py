@@ -256,23 +256,41 @@ def test_sequences_come_as_often_as_enumeration_says(name: str) -> None:
     assert p_value(counts_of(chain.kept_of("z"), *case.counts), truth) > 1e-4
 
 
+@pytest.mark.parametrize("length", [1, 2, 3, 4])
+def test_the_shortest_sequences_have_ends_too(length: int) -> None:
+    y = Y[:length]
+    chain = chain_of(engine_of(labels, {"y": y, "start": START, "move": MOVE, "emit": EMIT}, Chain()), DRAWS)
+
+    def log_joint(*z: int) -> float:
+        moves = sum(math.log(MOVE[a, b]) for a, b in itertools.pairwise(z))
+        return math.log(START[z[0]]) + moves + sum(math.log(EMIT[k, label]) for k, label in zip(z, y, strict=True))
+
+    truth = table_of(log_joint, *(3,) * length)
+    assert p_value(counts_of(chain.kept_of("z"), *(3,) * length), truth) > 1e-4
+
+
 MUTANTS = {
-    "the cell itself in place of its neighbour": ("filtered_1[place_2 - 1, ", "filtered_1[place_2, "),
-    "the neighbour's value of the transition turned round": ("moves_1[state_1, j_", "moves_1[j_"),
-    "rows of the filter one too early": ("    place_1 = t - low_1 + 1", "    place_1 = t - low_1"),
-}
+    "the cell itself in place of its neighbour": ("numbers", "filtered_1[place_2 - 1, j_5]", "filtered_1[place_2, j_5]"),
+    "the neighbour's value of the transition turned round": (
+        "numbers", "place_2 - 1, j_5] * moves_1[state_1, j_5]", "place_2 - 1, j_5] * v_move[state_1, j_5]",
+    ),
+    "rows of the filter one too early": ("numbers", "    place_1 = t - low_1 + 1", "    place_1 = t - low_1"),
+    "from the left: the cell itself": ("labels", "place_1 = middle_1 - 1 - i_1", "place_1 = middle_1 - i_1"),
+    "from the left: turned round": ("labels", "* moves_1[state_1, j_6]", "* onward_1[state_1, j_6]"),
+    "from the right: turned round": ("labels", "* onward_1[state_2, j_7]", "* moves_1[state_2, j_7]"),
+    "from the right: the filter turned round": ("labels", "* onward_1[j_4, k_9]", "* moves_1[j_4, k_9]"),
+    "from the right: another cell's label": ("labels", "t = high_1 - 1 - i_1", "t = high_1 - 2 - i_1"),
+    "the middle, what lies to the right left out": ("labels", "* ahead_1[j_5]", "* 1.0"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_wrong_neighbour_is_seen(name: str) -> None:
-    case = CASES["labels"]
+    which, right, wrong = MUTANTS[name]
+    case = CASES[which]
     engine = engine_of(case.function, case.given, Chain())
-    right, wrong = MUTANTS[name]
     assert right in engine.text
-    text = engine.text.replace(right, wrong)
-    if name.startswith("the neighbour's"):
-        text = text.replace("moves_1[j_4]", "moves_1[j_4, state_1]")
-    engine.__dict__["text"] = text
+    engine.__dict__["text"] = engine.text.replace(right, wrong)
     found = counts_of(chain_of(engine, DRAWS).kept_of("z"), *case.counts)
     assert p_value(found, table_of(case.log_joint, *case.counts)) < 1e-6
 
@@ -325,11 +343,11 @@ def test_a_cell_without_mass_is_named() -> None:
     assert failed is not None and (failed.update, failed.cell, failed.sweep) == (0, 3, 0)
 
 
-def test_impossible_moves_leave_no_mass_at_the_cell_that_they_reach() -> None:
+def test_impossible_moves_leave_no_mass_where_both_ends_meet() -> None:
     move, emit = np.eye(3), np.eye(3)
     engine = engine_of(labels, {"y": [1, 1, 2], "start": START, "move": move, "emit": emit}, Chain())
     failed = chain_of(engine, 0).run(1, warm=True)
-    assert failed is not None and failed.cell == 2
+    assert failed is not None and failed.cell == 1
 
 
 def test_other_parents_are_held_where_they_are() -> None:

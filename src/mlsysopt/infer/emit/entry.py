@@ -112,15 +112,14 @@ def write_log_joint(module: Module, name: str, sites: Sequence[Site]) -> None:
 def write_sweeps(module: Module, updates: Sequence[Update], keep: Mapping[str, Retain], forward: bool) -> None:
     """Write `sweeps(rng, first, count, thin, offset, warm, at, failed, joint, ...) -> kept`.
 
-    Runs `count` sweeps from number `first` on. Unless `warm`, every `thin`-th state after sweep `offset` is kept, from
-    place `at` on: numbers in
-    `k_<name>`, running means and squares in `mean_<name>` and `square_<name>`, the
-    best state so far in `map_<name>`, log joint and log likelihood in `joint`. Where an update fails, `failed` gets its
-    place among the updates + 1, the cell and the sweep.
+    Runs `count` sweeps from number `first` on, each in the same order, finite variables first: a sweep that went back
+    the way the last one came would draw what lies at the turn twice, given the same. Unless `warm`, every `thin`-th
+    state after sweep `offset` is kept, from place `at` on: numbers in `k_<name>`, running means and squares in
+    `mean_<name>` and `square_<name>`, the best state so far in `map_<name>`, log joint and log likelihood in `joint`.
+    Where an update fails, `failed` gets its place among the updates + 1, the cell and the sweep.
     """
-    finite = [i for i, one in enumerate(updates) if one.finite]
-    first_order = [*finite, *(i for i in range(len(updates)) if i not in finite)]
     names = update_names(updates)
+    order = sorted(range(len(updates)), key=lambda i: not updates[i].finite)
     for one, name in zip(updates, names, strict=True):
         one.write(module, name)
     _write_keep(module, keep)
@@ -130,20 +129,10 @@ def write_sweeps(module: Module, updates: Sequence[Update], keep: Mapping[str, R
     ) as f:
         f.line("kept = at")
         with f.block("for number in range(first, first + count):"):
-            # One call of each update in the text: LLVM would copy each of three, and compile for as long.
-            with f.block(f"for place in range({len(updates)}):"):
-                f.line("which = place")
-                with f.block("if number == 0:"):
-                    # A model that is drawn forward as a whole has no updates, and an empty tuple has no type.
-                    f.line(f"which = ({', '.join(map(str, first_order))},)[place]" if updates else "pass")
-                with f.block("elif number % 2 == 1:"):
-                    f.line(f"which = {len(updates) - 1} - place")
-                f.line("status = 0")
-                for i, name in enumerate(names):
-                    arguments = ("rng", "warm") if updates[i].tuned else ("rng",)
-                    with f.block(f"{'el' if i else ''}if which == {i}:"):
-                        f.line(f"status = {module.call(name, f, *arguments)}")
-                write_failure(f, "which + 1")
+            for i in order:
+                arguments = ("rng", "warm") if updates[i].tuned else ("rng",)
+                f.line(f"status = {module.call(names[i], f, *arguments)}")
+                write_failure(f, str(i + 1))
             if forward:
                 f.line(f"status = {module.call('forward', f, 'rng')}")
                 write_failure(f, "-1")

@@ -5,11 +5,16 @@ t - 1 and t together: a[t, k] = f[t, k] sum_j a[t - 1, j] P[t, j, k]. An a[t] is
 range far inside of a double's: a division at every step would stand in the way of the next one, and only ratios count.
 The last cell is drawn from its a; then each cell from a[t, j] P[t + 1, j, k], with k what its neighbour has become. A
 row costs T K^2.
+
+Both passes are bound by how long a step waits for the one before, not by their arithmetic. Where P is the same at all
+times, a row is therefore filtered from both of its ends at once: forward as above up to its middle, and backward from
+the last cell on by b[t, j] = f[t, j] sum_k P[j, k] b[t + 1, k]. The cell in the middle is drawn from what both say of
+it, and the draws go outward from there, to the left from a and to the right from P[j, k] b[t, k].
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -196,6 +201,9 @@ class _Block:
             uses(one, {self.t}) for one in moving[0][0].replaced({moving[0][1]: Const(0)}).args
         )  # fmt: skip
         self.moving = moving
+        # From both ends: every cell behind the first one is drawn by one site, with one transition.
+        self.onward = f.fresh("onward_") if self.still and self.row.starts and len(self.row.steps) == 1 else ""
+        self.ahead = f.fresh("ahead_") if self.onward else ""
 
     def write(self) -> None:
         """Write the whole update."""
@@ -207,6 +215,9 @@ class _Block:
         for one in (self.moves, self.logs):
             if one:
                 f.line(f"{one} = np.empty(({states}, {states}))")
+        if self.onward:
+            f.line(f"{self.onward} = np.zeros(({states}, {states}))")
+            f.line(f"{self.ahead} = np.empty({states})")
         self.weights.tabulate(states, alike=len(set(self.plan.states.values())) == 1)
         front = int(bool(self.row.starts))
         with f.loops(self.row.outer, self.row.guards):
@@ -221,9 +232,12 @@ class _Block:
             for site in self.row.starts:
                 with f.loops((), site.guards):
                     self._first(site, self.row.outer, "0")
-            self._forward(low, high, front)
-            with f.block(f"if {self.rows} > 0:"):
-                self._backward(low, front)
+            if self.onward:
+                self._both_ways(low, high)
+            else:
+                self._forward(low, high, front)
+                with f.block(f"if {self.rows} > 0:"):
+                    self._backward(low, front)
 
     def _forward(self, low: str, high: str, front: int) -> None:
         f = self.f
@@ -305,32 +319,88 @@ class _Block:
             with f.block(heads[0]), f.block(heads[1]), f.block(f"if {self.moves}[{k}, {j}] > 0.0:"):
                 f.line(f"{self.moves}[{k}, {j}] *= math.exp({self.logs}[{k}, {j}] - {top})")
 
+    def _both_ways(self, low: str, high: str) -> None:
+        """Write the filter from both ends to the middle of a row, and the draws from there."""
+        f, (site, _) = self.f, self.moving[0]
+        size, i, place = self._size(site), f.fresh("i_"), f.fresh("place_")
+        half, middle = f.fresh("half_"), f.fresh("middle_")
+        f.line(f"{half} = ({self.rows} - 1) // 2")
+        f.line(f"{middle} = {self.rows} - 1 - {half}")
+        self._turned(size)
+        with f.block(f"for {i} in range({middle}):"):
+            f.line(f"{place} = {i} + 1")
+            f.line(f"{self.t} = {low} + {i}")
+            self._filter(site, self.row.loops, place, self._predicted(f"{place} - 1"))
+            with f.block(f"if {i} < {half}:"):
+                f.line(f"{place} = {self.rows} - 1 - {i}")
+                f.line(f"{self.t} = {high} - 1 - {i}")
+                self._filter(site, self.row.loops, place, lambda k: (f"{self.ahead}[{k}]", None))
+                self._look_ahead(place, size)
+        left, right = f.fresh("state_"), f.fresh("state_")
+        f.line(f"{self.t} = {low} - 1 + {middle}")
+        self._sums(middle, lambda j: f"{self.ahead}[{j}]")
+        f.line(f"{left} = {self._drawn(self.row.cell())}")
+        f.line(f"{right} = {left}")
+        with f.block(f"for {i} in range({middle}):"):
+            f.line(f"{place} = {middle} - 1 - {i}")
+            f.line(f"{self.t} = {low} + {place}")
+            self._sums(place, lambda j: f"{self.moves}[{left}, {j}]")
+            f.line(f"{left} = {self._drawn(self.row.cell(1))}")
+            with f.block(f"if {i} < {half}:"):
+                f.line(f"{place} = {middle} + 1 + {i}")
+                f.line(f"{self.t} = {low} - 1 + {place}")
+                self._sums(place, lambda j: f"{self.onward}[{right}, {j}]")
+                f.line(f"{right} = {self._drawn(self.row.cell())}")
+
+    def _turned(self, size: str) -> None:
+        """Write `onward[j, k] = moves[k, j]`, and that nothing lies ahead of the last cell."""
+        f, j, k = self.f, self.f.fresh("j_"), self.f.fresh("k_")
+        with f.block(f"for {j} in range({self.states}):"):
+            f.line(f"{self.ahead}[{j}] = 1.0")
+            with f.block(f"for {k} in range({size}):"):
+                f.line(f"{self.onward}[{j}, {k}] = {self.moves}[{k}, {j}]")
+
+    def _look_ahead(self, place: str, size: str) -> None:
+        """Write what a cell's filter from the right says of each value of the cell before it."""
+        f, j, k, total = self.f, self.f.fresh("j_"), self.f.fresh("k_"), self.f.fresh("p_")
+        with f.block(f"for {j} in range({self.states}):"):
+            f.line(f"{total} = 0.0")
+            with f.block(f"for {k} in range({size}):"):
+                f.line(f"{total} += {self.filtered}[{place}, {k}] * {self.onward}[{j}, {k}]")
+            f.line(f"{self.ahead}[{j}] = {total}")
+
     def _backward(self, low: str, front: int) -> None:
         f, row, place, state = self.f, self.row, self.f.fresh("place_"), self.f.fresh("state_")
         f.line(f"{self.t} = {low} - {front} + {self.rows} - 1")
         self._sums(f"{self.rows} - 1", None)
-        f.line(f"{state} = {pick(f, self.weight, self.states, self.total)}")
-        f.line(f"{f.cell(self.variable, row.cell())} = {state}")
+        f.line(f"{state} = {self._drawn(row.cell())}")
         with f.block(f"for {place} in range({self.rows} - 1, 0, -1):"):
             f.line(f"{self.t} = {low} - {front} + {place}")
             for site, before in zip(row.steps, row.before, strict=True):
                 with f.loops((), site.guards):
                     if before is not None and not self.still:
                         self._transition(site, before, state, f"{state} + 1")
-                    self._sums(f"{place} - 1", state if before is not None else None)
-            with f.block(f"if not {self.total} > 0.0:"):
-                f.line(f"return 1 + {flat(f, self.variable, row.cell(1))}")
-            f.line(f"{state} = {pick(f, self.weight, self.states, self.total)}")
-            f.line(f"{f.cell(self.variable, row.cell(1))} = {state}")
+                    into = (lambda j: f"{self.moves}[{state}, {j}]") if before is not None else None
+                    self._sums(f"{place} - 1", into)
+            f.line(f"{state} = {self._drawn(row.cell(1))}")
 
-    def _sums(self, place: str, state: str | None) -> None:
-        """Write running sums of a filtered row, times the transition into a known value where there is one."""
+    def _sums(self, place: str, into: Callable[[str], str] | None) -> None:
+        """Write running sums of a filtered row, times what its neighbours say of each value where they do."""
         f, j = self.f, self.f.fresh("j_")
         f.line(f"{self.total} = 0.0")
         with f.block(f"for {j} in range({self.states}):"):
-            into = f" * {self.moves}[{state}, {j}]" if state is not None else ""
-            f.line(f"{self.total} += {self.filtered}[{place}, {j}]{into}")
+            times = f" * {into(j)}" if into is not None else ""
+            f.line(f"{self.total} += {self.filtered}[{place}, {j}]{times}")
             f.line(f"{self.weight}[{j}] = {self.total}")
+
+    def _drawn(self, at: Sequence[Expr]) -> str:
+        """Write the draw of a cell from its running sums; return the name of its value."""
+        f = self.f
+        with f.block(f"if not {self.total} > 0.0:"):
+            f.line(f"return 1 + {flat(f, self.variable, at)}")
+        state = pick(f, self.weight, self.states, self.total)
+        f.line(f"{f.cell(self.variable, at)} = {state}")
+        return state
 
     def _size(self, site: Site) -> str:
         """Return the number of values of a site as text; the common name where it is the largest one."""
