@@ -270,7 +270,7 @@ def test_the_shortest_sequences_have_ends_too(length: int) -> None:
 
 
 MUTANTS = {
-    "the cell itself in place of its neighbour": ("numbers", "filtered_1[place_2 - 1, j_5]", "filtered_1[place_2, j_5]"),
+    "the cell itself in place of its neighbour": ("numbers", "1[place_2 - 1, j_5]", "1[place_2, j_5]"),
     "the neighbour's value of the transition turned round": (
         "numbers", "place_2 - 1, j_5] * moves_1[state_1, j_5]", "place_2 - 1, j_5] * v_move[state_1, j_5]",
     ),
