@@ -125,7 +125,7 @@ def _jags(data: dict[str, Any], seed: int) -> Run:
         "sticky": data["sticky"],
         "typed": data["typed"],
     }
-    return jags(JAGS, given, ["move", "emit"], draws=2400, warmup=300, seed=seed)
+    return jags(JAGS, given, ["move", "emit"], draws=4200, warmup=300, seed=seed)
 
 
 if __name__ == "__main__":

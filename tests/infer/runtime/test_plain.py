@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mlsysopt.infer.runtime import densities, draws, numerics
+from mlsysopt.infer.runtime import densities, draws, numerics, turning
 
-MODULES = [Path(module.__file__ or "") for module in (numerics, densities, draws)]
+MODULES = [Path(module.__file__ or "") for module in (numerics, densities, draws, turning)]
 MATH = {"exp", "expm1", "floor", "inf", "isnan", "log", "log1p", "nan", "sqrt"}
 """What gives the same bits compiled and not."""
 NUMPY = {"empty"}

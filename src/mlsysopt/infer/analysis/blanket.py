@@ -64,7 +64,7 @@ class Analysis:
         self.program = program
 
     @cached_property
-    def _reads(self) -> tuple[set[str], ...]:
+    def latents_read(self) -> tuple[set[str], ...]:
         """For each site, the latents that it reads."""
         latent = {one.name for one in self.program.latents}
         found: list[set[str]] = []
@@ -83,13 +83,13 @@ class Analysis:
     def forward_only(self) -> frozenset[str]:
         """Latents on which no observation and no factor depends: they are drawn from their prior."""
         needed: set[str] = set()
-        for site, said in zip(self.program.sites, self._reads, strict=True):
+        for site, said in zip(self.program.sites, self.latents_read, strict=True):
             if site.observed:
                 needed |= said
         grown = True
         while grown:
             grown = False
-            for site, said in zip(self.program.sites, self._reads, strict=True):
+            for site, said in zip(self.program.sites, self.latents_read, strict=True):
                 if not site.observed and site.variable in needed and not said <= needed:
                     needed |= said
                     grown = True

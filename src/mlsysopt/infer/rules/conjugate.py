@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from mlsysopt.infer.analysis.blanket import Analysis, Blanket, visits
 from mlsysopt.infer.analysis.mentions import Mention
-from mlsysopt.infer.emit.module import Module
+from mlsysopt.infer.emit.module import Module, Tuned
 from mlsysopt.infer.emit.writer import Writer
 from mlsysopt.infer.ir import Const, Expr, Index, Site, Vector, call
 from mlsysopt.infer.rules.conditional import neighbours
@@ -33,9 +33,12 @@ from mlsysopt.infer.rules.statistics import (
     precision_of,
     shape_inside,
 )
-from mlsysopt.infer.runtime import draws
+from mlsysopt.infer.runtime import draws, turning
 
 __all__ = ["Conjugate", "precision_of"]
+
+TURNS = ("t_", "t0_", "t1_", "t2_", "t3_")
+"""Prefixes of arrays: how far each cell is turned, and what `turning.adapt_turns` has seen of it, in its order."""
 
 
 class Conjugate:
@@ -50,6 +53,8 @@ class Conjugate:
     | Normal, TruncatedNormal, ordered | Normal or LogNormal with a mean linear in v | precisions add up; truncated |
 
     HalfNormal, Flat and HalfFlat are normals that are cut off, or of precision 0, and go with the last row.
+
+    Rows of a Dirichlet that are known by hidden values only are overrelaxed: see `runtime.turning`.
     """
 
     name: ClassVar[str] = "conjugate"
@@ -85,9 +90,14 @@ class Conjugate:
         cost: Expr = analysis.size(variable)
         for gain in gains:
             cost = call("+", cost, visits(gain.site))
+        hidden = any(not one.site.observed or analysis.latents_read[one.site.number] - {variable} for one in gains)
+        turned = family.turned is not None and hidden
+        about += ", overrelaxed" if turned else ""
         return Update(
-            self.name, (variable,), about, cost, lambda module, name: _write(module, name, blanket, family, gains)
-        )
+            self.name, (variable,), about, cost,
+            lambda module, name: _write(module, name, blanket, family, gains, turned=turned),
+            tuned=turned, exact=not turned,
+        )  # fmt: skip
 
 
 def _shared(blanket: Blanket) -> Refusal | None:
@@ -121,12 +131,14 @@ class _Family:
         posterior: Writes the draw of one cell: (writer, own site, statistics' cells as text); a cell without a valid
             posterior returns from there.
         row: Whether statistics have the dimension that a draw fills.
+        turned: As `posterior`, from the present value on; None where a family has no such draw.
     """
 
     gain: Callable[[Mention], Gain | Refusal]
     statistics: dict[str, bool]
     posterior: Callable[[Writer, Site, list[str]], None]
     row: bool = False
+    turned: Callable[[Writer, Site, list[str]], None] | None = None
 
 
 def _prior(site: Site) -> str:
@@ -135,10 +147,10 @@ def _prior(site: Site) -> str:
     return "Normal" if name in (*NORMALS, "TruncatedNormal", "HalfNormal", "Flat", "HalfFlat") else name
 
 
-def _write(module: Module, name: str, blanket: Blanket, family: _Family, gains: list[Gain]) -> None:
+def _write(module: Module, name: str, blanket: Blanket, family: _Family, gains: list[Gain], *, turned: bool) -> None:
     variable = blanket.variable
     axes = variable.rank if family.row else variable.rank - variable.event
-    with module.function(name, ("rng",)) as f:
+    with module.function(name, ("rng", "warm") if turned else ("rng",)) as f:
         for one, whole in family.statistics.items():
             shape = f.shape(variable.name, axes)
             zeros = f"np.zeros({shape}{', dtype=np.int64' if whole else ''})" if variable.rank else "0.0"
@@ -149,9 +161,12 @@ def _write(module: Module, name: str, blanket: Blanket, family: _Family, gains: 
                 unsure = bool(at) and chosen(gain.site, gain.get)
                 with f.block(f"if {shape_inside(f, variable.name, at)}:") if unsure else nullcontext():
                     _add(f, gain, family, at)
+        for prefix in TURNS if turned else ():
+            module.tune(Tuned(f"{prefix}{variable.name}", like=variable.name, start=0.0), f)
+        posterior = family.turned if turned and family.turned is not None else family.posterior
         for site in blanket.own:
             with f.site(site):
-                family.posterior(f, site, [_statistic(f, variable.name, site.at, one) for one in family.statistics])
+                posterior(f, site, [_statistic(f, variable.name, site.at, one) for one in family.statistics])
         f.line("return 0")
 
 
@@ -207,6 +222,22 @@ def _parameters(f: Writer, site: Site, s: list[str]) -> tuple[str, str]:
 
 
 def _draw_dirichlet(f: Writer, site: Site, s: list[str]) -> None:
+    row, alpha = _shapes(f, site)
+    f.line(f"{f.use(draws.dirichlet_draw)}(rng, {row}, {alpha})")
+    _unless(f, site, f"{row}[0] > 0.0")
+
+
+def _turn_dirichlet(f: Writer, site: Site, s: list[str]) -> None:
+    row, alpha = _shapes(f, site)
+    turn, *seen = (f.cell(site.variable, site.at, prefix) for prefix in TURNS)
+    with f.block("if warm:"):
+        f.line(f"{f.use(turning.adapt_turns)}({', '.join([row, alpha, turn, *seen])})")
+    f.line(f"{f.use(turning.turned_dirichlet_draw)}(rng, {row}, {alpha}, {turn})")
+    _unless(f, site, f"{row}[0] > 0.0")
+
+
+def _shapes(f: Writer, site: Site) -> tuple[str, str]:
+    """Write the posterior's shapes; a shape that is not above 0 and finite makes the whole row nan."""
     assert isinstance(site.value, Vector) and isinstance(site.args[0], Vector)
     row = f.let(f.vector(site.value), "row")
     alpha, index = f.fresh("alpha"), f.fresh("c")
@@ -215,9 +246,7 @@ def _draw_dirichlet(f: Writer, site: Site, s: list[str]) -> None:
     with f.block(f"for {index} in range({size}):"):
         count = f.cell(site.variable, (*site.at, index), "n_")
         f.line(f"{alpha}[{index}] = {f.value(site.args[0].at(Index(index)))} + {count}")
-    # A shape that is not above 0 and finite makes the whole row nan.
-    f.line(f"{f.use(draws.dirichlet_draw)}(rng, {row}, {alpha})")
-    _unless(f, site, f"{row}[0] > 0.0")
+    return row, alpha
 
 
 def _draw_normal(f: Writer, site: Site, s: list[str]) -> None:
@@ -258,7 +287,7 @@ def _normal_prior(f: Writer, site: Site) -> tuple[str, str]:
 
 _FAMILIES: dict[str, _Family] = {
     "Beta": _Family(beta_gain, {"a": False, "b": False}, _draw_beta),
-    "Dirichlet": _Family(dirichlet_gain, {"n": True}, _draw_dirichlet, row=True),
+    "Dirichlet": _Family(dirichlet_gain, {"n": True}, _draw_dirichlet, row=True, turned=_turn_dirichlet),
     "Gamma": _Family(gamma_gain, {"a": False, "b": False}, _draw_gamma),
     "InverseGamma": _Family(inverse_gamma_gain, {"a": False, "b": False}, _draw_inverse_gamma),
     "Normal": _Family(normal_gain, {"w": False, "h": False}, _draw_normal),
