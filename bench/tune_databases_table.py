@@ -10,9 +10,9 @@ Exit code 3 without a table.
 
 Optuna's GPSampler takes a CPU second or two for one proposal: traces of its rows are kept in
 `tests/tables/replay-seconds-peers.json.gz` under a key of table, protocol, Optuna's version and, for the row that is
-kept to what works, our own sources; `python -m bench.tune_databases_table peers` runs the rows of which no
-kept trace fits. `replay` runs the start of one of them again as a check, and the whole row where no kept one fits; `--gp-seeds 0` leaves that
-row out.
+kept to what works, our own sources; `python -m bench.tune_databases_table peers` runs the rows of which no kept trace
+fits. `replay` runs the start of one of them again as a check, and the whole row where no kept one fits;
+`--gp-seeds 0` leaves that row out.
 """
 
 from __future__ import annotations
