@@ -127,9 +127,10 @@ class VariantContract:
                 if self.rounds and where == "weights":
                     assert not torch.isfinite(found[~torch.isfinite(wanted)]).any(), told
                 elif activation == "gelu":
-                    # At -inf torch says NaN and the limit is 0: both are right.
+                    # At -inf torch says NaN and the limit is 0: both are right. With AVX-512 it says so at inf too.
                     assert found[product.isnan()].isnan().all(), told
-                    assert (found[product == float("inf")] == float("inf")).all(), told
+                    top = found[product == float("inf")]
+                    assert ((top == float("inf")) | (top.isnan() & wanted[product == float("inf")].isnan())).all(), told
                     assert torch.isfinite(found[torch.isfinite(product)]).all(), told
                 else:
                     assert torch.equal(found.isnan(), wanted.isnan()), told

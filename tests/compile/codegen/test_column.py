@@ -70,7 +70,7 @@ def verify(which: int, buffers: list[Array], params: list[int], cap: str) -> Non
     kernels.check(which, programs[which], buffers, params, atol=1e-5)
 
 
-CAPS = st.sampled_from(["avx2", "avx2", "baseline"])
+CAPS = st.sampled_from(["avx2", "avx512", "baseline"])
 
 
 @given(st.integers(0, 3), st.integers(0, 9), st.integers(0, 75), st.integers(0, 4), CAPS)

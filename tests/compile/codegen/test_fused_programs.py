@@ -87,7 +87,7 @@ def programs(draw: Any) -> tuple[Program, list[Array], list[int]]:
     return f.program(len(params)), buffers, params
 
 
-@given(programs(), st.sampled_from(["avx2", "avx2", "baseline"]), st.lists(st.integers(0, 1000), max_size=3))
+@given(programs(), st.sampled_from(["avx2", "avx512", "baseline"]), st.lists(st.integers(0, 1000), max_size=3))
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_generated_programs(case: tuple[Program, list[Array], list[int]], cap: str, cuts: list[int]) -> None:
     program, buffers, params = case

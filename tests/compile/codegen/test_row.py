@@ -115,7 +115,8 @@ def verify(name: str, buffers: list[Array], params: list[int], cap: str = "avx2"
     kernels.check(list(programs).index(name), programs[name], buffers, params, **more)
 
 
-CAPS = st.sampled_from(["avx2", "avx2", "baseline"])
+CAPS = st.sampled_from(["avx2", "avx512", "baseline"])
+"""What the host lacks is its widest."""
 
 
 @given(ROWS, LENGTHS.filter(bool), CAPS)
@@ -194,7 +195,8 @@ def test_long_sums_do_not_drift() -> None:
     f.sweep([total])
     f.sweep(stores=[f.store(total, (0,))])
     got = run(f.program(1), [x, np.zeros(1, np.float32)], [len(x)])[1][0]
-    assert abs(float(got) / x.sum(dtype=np.float64) - 1) < 3e-6
+    # One accumulator would be off by a hundredth; how much this is off depends on the lanes.
+    assert abs(float(got) / x.sum(dtype=np.float64) - 1) < 5e-6
 
 
 @pytest.mark.parametrize("dtype", ["f64", "f16", "bf16", "i64", "i16", "i8", "u8"])
@@ -218,6 +220,24 @@ def padded(size: int, low: int, high: int) -> Program:
     f.sweep([total], [f.store(x, (low + size + high, 1))])
     f.sweep(stores=[f.store(total, (1, 0))])
     return f.program(1)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64", "f16", "bool", "i64", "u8"])
+@pytest.mark.parametrize("cap", ["avx512", "avx2", "baseline"])
+def test_rows_that_fit_into_registers(dtype: str, cap: str) -> None:
+    """Lengths on both sides of one vector, and of two; a row that is kept, and a maximum with NaN in it."""
+    f = Fused((3,), Param(0))
+    x = f.load((Param(0), 1), dtype)
+    top = f.node("any" if dtype == "bool" else "max", x)
+    f.sweep([top], keeps=[x])
+    f.sweep(stores=[f.store(f.node("eq", x, top, dtype="bool"), (Param(0), 1)), f.store(top, (1, 0))])
+    isa, kind = host_isa(cap), numpy_type(dtype)
+    kernels, lanes = Compiled([f.program(1)], isa), isa.lanes
+    for length in (1, lanes - 1, lanes, lanes + 1, 2 * lanes - 1, 2 * lanes, 2 * lanes + 1):
+        data = np.random.default_rng(length).integers(0, 2 if dtype == "bool" else 9, 3 * length).astype(kind)
+        if dtype in ("f32", "f64", "f16"):
+            data[length - 1] = math.nan
+        kernels.check(0, f.program(1), [data, np.zeros(3 * length, np.bool_), np.zeros(3, kind)], [length])
 
 
 @pytest.mark.parametrize("cap", ["avx2", "baseline"])

@@ -24,12 +24,12 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Linear(256, 256)
-        self.second = nn.Linear(256, 256)
+        self.first = nn.Linear(384, 384)
+        self.second = nn.Linear(384, 384)
         self.second.weight, self.second.bias = self.first.weight, self.first.bias
-        self.small = nn.Linear(256, 8)
-        self.w = nn.Parameter(torch.randn(8, 256) / 16)
-        self.last = nn.Linear(256, 192, bias=False)
+        self.small = nn.Linear(384, 8)
+        self.w = nn.Parameter(torch.randn(8, 384) / 16)
+        self.last = nn.Linear(384, 768, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.second(torch.relu(self.first(x))))
@@ -41,7 +41,7 @@ def net() -> Net:
     return Net().eval()
 
 
-X = torch.randn(2, 5, 256, generator=torch.Generator().manual_seed(3))
+X = torch.randn(2, 5, 384, generator=torch.Generator().manual_seed(3))
 
 
 def check(model: nn.Module, twin: nn.Module, x: Any = X) -> None:
@@ -83,11 +83,11 @@ def test_tied_layers_share_one_pack(net: Net, panels: Any) -> None:
 def test_layers_with_tied_weights_and_biases_of_their_own(panels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlsysopt.compile.linear.packs import Packs
 
-    model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256)).eval()
+    model = nn.Sequential(nn.Linear(384, 384), nn.Linear(384, 384)).eval()
     model[1].weight = model[0].weight
     twin = copy.deepcopy(model)
     adapt(model, prices=panels, max_extra_memory="2x")
-    assert plan_of(model).weights_bytes == 4 * 256 * 256, "they are there once"
+    assert plan_of(model).weights_bytes == 4 * 384 * 384, "they are there once"
     monkeypatch.setattr(Packs, "_make", None)  # nothing is packed again
     for _ in range(3):
         check(model, twin)
@@ -98,7 +98,7 @@ def test_a_tied_layer_of_another_class_keeps_its_forward(panels: Any) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return -super().forward(x)
 
-    model = nn.Sequential(nn.Linear(256, 256, bias=False), Negative(256, 256, bias=False)).eval()
+    model = nn.Sequential(nn.Linear(384, 384, bias=False), Negative(384, 384, bias=False)).eval()
     model[1].weight = model[0].weight
     twin = copy.deepcopy(model)
     adapt(model, prices=panels)
@@ -115,8 +115,8 @@ def test_the_plan_says_what_was_decided(net: Net, panels: Any) -> None:
         ("last", 1, ("panel.f32",)),
     ]
     assert [one.reason for one in plan.uncovered] == ["smaller than 128x128", "reached by a function call"]
-    assert sum(one.share for one in plan.uncovered) == pytest.approx(2 * 2048 / (2 * 256 * 256 + 2 * 2048 + 192 * 256))
-    assert plan.extra_bytes <= plan.budget_bytes == plan.weights_bytes == 4 * (256 * 256 + 256 * 192)
+    assert sum(one.share for one in plan.uncovered) == pytest.approx(2 * 3072 / (2 * 384 * 384 + 2 * 3072 + 768 * 384))
+    assert plan.extra_bytes <= plan.budget_bytes == plan.weights_bytes == 4 * (384 * 384 + 384 * 768)
     assert "2 of 2 products adapted, 2.00x" in str(plan)
 
 
@@ -125,7 +125,7 @@ def test_a_model_with_a_plan_of_its_own(panels: Any) -> None:
         def plan(self) -> str:
             return "mine"
 
-    model = adapt(Planner(nn.Linear(256, 256)).eval(), prices=panels)
+    model = adapt(Planner(nn.Linear(384, 384)).eval(), prices=panels)
     assert model.plan() == "mine" and plan_of(model).changed
     restore(model)
     with pytest.raises(UsageError, match=r"Planner was not adapted: call linear\.adapt"):
@@ -241,17 +241,17 @@ def test_one_variant_for_everything(net: Net, policy: str) -> None:
     twin = copy.deepcopy(net)
     adapt(net, policy=policy, max_extra_memory="64MiB")
     for rows in (1, 2, 9, 70):
-        check(net, twin, torch.randn(rows, 256))
+        check(net, twin, torch.randn(rows, 384))
     assert {one.decision.variants for one in plan_of(net).products} == {(policy,)}
     assert plan_of(net).verdict() == "Net: 2 of 2 products adapted, as asked for"
     assert "1.00x" not in str(plan_of(net)), "nothing was timed"
 
 
 def test_memory_runs_out(net: Net) -> None:
-    adapt(net, policy="aten.nn", max_extra_memory="256KiB")
+    adapt(net, policy="aten.nn", max_extra_memory="576KiB")
     plan = plan_of(net)
     assert [one.changed for one in plan.products] == [True, False]
-    assert plan.extra_bytes == plan.budget_bytes == 256 * 256 * 4
+    assert plan.extra_bytes == plan.budget_bytes == 384 * 384 * 4
 
 
 def test_where_memory_ends_panels_take_the_place_of_the_original(net: Net, panels: Any) -> None:
@@ -305,19 +305,19 @@ def test_a_wrong_kernel_is_barred(
     with caplog.at_level(logging.WARNING):
         adapt(net, prices=library, max_extra_memory="64MiB")
     assert {one.decision.variants for one in plan_of(net).products} == {("mkl.packed",)}
-    assert caplog.records[0].getMessage().startswith("onednn.packed on linear K=256 M=M N=256 f32 bias: error 0.00")
+    assert caplog.records[0].getMessage().startswith("onednn.packed on linear K=384 M=M N=384 f32 bias: error 0.00")
     check(net, twin)
 
 
 def test_a_wrong_kernel_is_an_error_when_strict(net: Net, library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong_results(monkeypatch)
-    with pytest.raises(NumericsError, match=r"onednn\.packed on linear K=256 .*: error .*, allowed"):
+    with pytest.raises(NumericsError, match=r"onednn\.packed on linear K=384 .*: error .*, allowed"):
         adapt(net, prices=library, strict=True)
     assert type(net.first) is nn.Linear
 
 
 def with_dropout() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(256, 256), nn.BatchNorm1d(256), nn.Dropout(0.5)).train()
+    return nn.Sequential(nn.Linear(384, 384), nn.BatchNorm1d(384), nn.Dropout(0.5)).train()
 
 
 def test_a_batch_is_looked_at_as_if_the_model_were_evaluating(panels: Any) -> None:
@@ -335,7 +335,7 @@ class Rounded(nn.Module):
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
-        self.layer, self.dtype = nn.Linear(256, 256), dtype
+        self.layer, self.dtype = nn.Linear(384, 384), dtype
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layer(x).to(self.dtype)
@@ -385,7 +385,7 @@ def test_other_threads_are_not_measured(net: Net, tmp_path: Any) -> None:
 def test_conv1d_competes_with_what_it_does_today(panels: Any, nothing: Any) -> None:
     from transformers.pytorch_utils import Conv1D
 
-    model = nn.Sequential(Conv1D(512, 256)).eval()
+    model = nn.Sequential(Conv1D(512, 384)).eval()
     twin = copy.deepcopy(model)
     adapt(model, prices=panels, max_extra_memory="2x")
     assert plan_of(model).products[0].decision.variants == ("panel.f32",)
@@ -455,7 +455,7 @@ def test_inputs_that_nobody_knows(panels: Any) -> None:
     class Pair(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer = nn.Linear(256, 256)
+            self.layer = nn.Linear(384, 384)
 
         def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             return self.layer(x) + y
@@ -466,7 +466,7 @@ def test_inputs_that_nobody_knows(panels: Any) -> None:
 
 def test_random_inputs_are_said(panels: Any) -> None:
     panels.factors |= {"panel.bf16w": 0.5}
-    model = adapt(nn.Sequential(nn.Linear(256, 256)).eval(), prices=panels, precision="bf16")
+    model = adapt(nn.Sequential(nn.Linear(384, 384)).eval(), prices=panels, precision="bf16")
     assert plan_of(model).precision.text().endswith("(random inputs)")
 
 
@@ -474,7 +474,7 @@ def test_a_small_bert(panels: Any) -> None:
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
-        vocab_size=100, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256
+        vocab_size=100, hidden_size=144, num_hidden_layers=2, num_attention_heads=4, intermediate_size=288
     )
     model = BertModel(config).eval()
     twin = copy.deepcopy(model)

@@ -18,7 +18,7 @@ from mlsysopt.compile.linear.folded import FoldedLinear, FoldedParameters
 @pytest.fixture
 def pair(panels: Any) -> tuple[nn.Sequential, nn.Sequential]:
     """A folded model and its plain twin."""
-    twin = nn.Sequential(nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 160, bias=False)).eval()
+    twin = nn.Sequential(nn.Linear(288, 144), nn.ReLU(), nn.Linear(144, 192, bias=False)).eval()
     model = adapt(copy.deepcopy(twin), prices=panels, max_extra_memory="0x")
     assert [one.forms for one in plan_of(model).products] == [("panel.f32",)] * 2
     assert type(model[0]) is FoldedLinear
@@ -31,7 +31,7 @@ def kept(model: nn.Sequential) -> list[bool]:
 
 
 def check(model: nn.Module, twin: nn.Module) -> None:
-    x = torch.randn(5, 256)
+    x = torch.randn(5, 288)
     with torch.inference_mode():
         torch.testing.assert_close(model(x), twin(x), rtol=1e-5, atol=1e-5)
 
@@ -68,8 +68,8 @@ def test_state_dict_parameters_and_gradients_see_ordinary_weights(pair: Any) -> 
     del state, one
     check(model, twin)
     assert kept(model) == [False, False]
-    model(torch.ones(1, 256)).sum().backward()
-    twin(torch.ones(1, 256)).sum().backward()
+    model(torch.ones(1, 288)).sum().backward()
+    twin(torch.ones(1, 288)).sum().backward()
     assert torch.equal(model[0].weight.grad, twin[0].weight.grad)
     check(model, twin)
     assert kept(model)[0], "a gradient belongs to it"
@@ -89,7 +89,7 @@ def test_what_is_packed_again_runs_in_panels(pair: Any) -> None:
     model, _ = pair
     with torch.no_grad():
         model[0].weight.mul_(-2)
-    x = torch.randn(5, 256)
+    x = torch.randn(5, 288)
     with torch.inference_mode():
         model(x)
         assert model[0]._adaptive.packs.nbytes > 0
@@ -123,13 +123,13 @@ def test_a_hook_on_a_weight_stays(pair: Any) -> None:
     seen: list[int] = []
     model[0].weight.register_hook(lambda gradient: seen.append(gradient.numel()))
     check(model, twin)
-    model(torch.ones(1, 256)).sum().backward()
-    assert seen == [128 * 256]
+    model(torch.ones(1, 288)).sum().backward()
+    assert seen == [144 * 288]
 
 
 def test_gradients_reach_a_weight_that_was_let_go_of_meanwhile(pair: Any) -> None:
     model, twin = pair
-    losses = [one(torch.ones(1, 256)).sum() for one in (model, twin)]
+    losses = [one(torch.ones(1, 288)).sum() for one in (model, twin)]
     check(model, twin)
     for one in losses:
         one.backward()
@@ -138,8 +138,8 @@ def test_gradients_reach_a_weight_that_was_let_go_of_meanwhile(pair: Any) -> Non
 
 def test_functional_call_uses_what_it_is_given(pair: Any) -> None:
     model, twin = pair
-    x = torch.randn(5, 256)
-    for given in ({"0.weight": torch.zeros(128, 256)}, dict(twin.named_parameters())):
+    x = torch.randn(5, 288)
+    for given in ({"0.weight": torch.zeros(144, 288)}, dict(twin.named_parameters())):
         with torch.inference_mode():
             found, wanted = (torch.func.functional_call(one, given, (x,)) for one in (model, twin))
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
@@ -152,7 +152,7 @@ def test_copies_of_the_dictionary_hold_the_weight(pair: Any) -> None:
     assert torch.equal(dict(held)["weight"], twin[0].weight) and torch.equal({**held}["weight"], twin[0].weight)
 
 
-@pytest.mark.parametrize("shape", [(96, 256), (128, 200)])
+@pytest.mark.parametrize("shape", [(96, 288), (144, 200)])
 def test_a_weight_of_another_shape_runs_plain(pair: Any, shape: tuple[int, int]) -> None:
     model, _ = pair
     layer, x = model[0], torch.randn(5, shape[1])
@@ -172,8 +172,8 @@ def test_a_bias_that_goes(pair: Any) -> None:
 
 def test_another_parameter_takes_its_place(pair: Any) -> None:
     model, twin = pair
-    model[0].weight = nn.Parameter(torch.ones(128, 256))
-    twin[0].weight = nn.Parameter(torch.ones(128, 256))
+    model[0].weight = nn.Parameter(torch.ones(144, 288))
+    twin[0].weight = nn.Parameter(torch.ones(144, 288))
     check(model, twin)
     assert kept(model) == [False, False] and torch.equal(model[0].weight, twin[0].weight)
 
@@ -181,7 +181,7 @@ def test_another_parameter_takes_its_place(pair: Any) -> None:
 def test_a_weight_of_another_type_runs_plain(pair: Any) -> None:
     model, twin = pair
     model.double(), twin.double()
-    x = torch.randn(3, 256, dtype=torch.float64)
+    x = torch.randn(3, 288, dtype=torch.float64)
     with torch.inference_mode():
         assert torch.equal(model(x), twin(x))
     model.float(), twin.float()
@@ -214,9 +214,9 @@ def test_parametrizations_that_come_later(pair: Any) -> None:
 
 
 def test_what_somebody_holds_is_not_taken_away(panels: Any) -> None:
-    held = nn.Linear(256, 128).eval()
+    held = nn.Linear(288, 144).eval()
     optimizer = torch.optim.SGD(held.parameters(), lr=0.1)
-    tied = nn.Sequential(nn.Embedding(256, 128), nn.Linear(128, 256, bias=False)).eval()
+    tied = nn.Sequential(nn.Embedding(288, 144), nn.Linear(144, 288, bias=False)).eval()
     tied[1].weight = tied[0].weight
     for model in (held, tied):
         adapt(model, prices=panels, max_extra_memory="0x")
@@ -241,7 +241,7 @@ def test_a_copy_that_is_trained_gives_nothing_up(pair: Any) -> None:
     check(model, twin)
     for one, optimizer in zip((model, twin), optimizers, strict=True):
         one.train()
-        one(torch.ones(1, 256)).sum().backward()
+        one(torch.ones(1, 288)).sum().backward()
         optimizer.step()
         one.eval()
     check(model, twin)
@@ -250,7 +250,7 @@ def test_a_copy_that_is_trained_gives_nothing_up(pair: Any) -> None:
 
 def test_a_copy_of_another_type_is_not_rounded(pair: Any) -> None:
     model, twin = (copy.deepcopy(one).double() for one in pair)
-    x = torch.randn(5, 256, dtype=torch.float64)
+    x = torch.randn(5, 288, dtype=torch.float64)
     with torch.inference_mode():
         assert torch.equal(model(x), twin(x))
 
@@ -273,9 +273,9 @@ def test_who_reads_a_weight_in_every_call_keeps_it(pair: Any) -> None:
 
 
 def test_torch_s_fused_layer_does_not_read_folded_weights(panels: Any) -> None:
-    twin = nn.TransformerEncoderLayer(128, 4, 256, batch_first=True).eval()
+    twin = nn.TransformerEncoderLayer(144, 4, 288, batch_first=True).eval()
     model = adapt(copy.deepcopy(twin), prices=panels, max_extra_memory="0x")
-    x = torch.randn(2, 5, 128)
+    x = torch.randn(2, 5, 144)
     with torch.inference_mode():
         torch.testing.assert_close(model(x), twin(x), rtol=1e-5, atol=1e-5)
     assert model.linear1._parameters.folded.parameter is None  # type: ignore[attr-defined]

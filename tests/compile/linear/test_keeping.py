@@ -24,7 +24,7 @@ from mlsysopt.compile.variants.decision import Decision, Segment
 from mlsysopt.compile.variants.machine import MachineProfile
 from mlsysopt.compile.variants.registry import variant
 
-X = torch.randn(5, 256, generator=torch.Generator().manual_seed(2))
+X = torch.randn(5, 384, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def slow_panels(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def model() -> nn.Sequential:
     torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256)).eval()
+    return nn.Sequential(nn.Linear(384, 384), nn.ReLU(), nn.Linear(384, 384)).eval()
 
 
 def runs(adapted: nn.Module, calls: int, x: torch.Tensor = X) -> torch.Tensor:
@@ -100,7 +100,7 @@ def test_a_call_gives_what_its_table_says_while_another_variant_is_timed(every_c
 
 def test_one_call_in_five_hundred_pays(panels: Any, slow_panels: list[int]) -> None:
     table = Decision((Segment(1, "aten.nt", runner_up="panel.f32"), Segment(64, "panel.f32", runner_up="aten.nt")))
-    layer = nn.Sequential(nn.Linear(256, 256)).eval()
+    layer = nn.Sequential(nn.Linear(384, 384)).eval()
     tables = _tables(layer, table)
     install(layer, tables, threads=1, refiners=refiners(tables, (1, 64), 1, None, "cold"))
     runs(layer, 499)
@@ -194,7 +194,7 @@ def test_verdicts_outlive_the_program(every_call: None, slow_panels: list[int], 
     _, again = learning()
     assert again.decision == learned.decision and again.verdicts == learned.verdicts
     with MachineProfile.open(path) as profile:
-        assert profile.find("aten.nt", "1", Packs(wrong, 256, 256).site(None).at(M=4), "cold") is None
+        assert profile.find("aten.nt", "1", Packs(wrong, 384, 384).site(None).at(M=4), "cold") is None
         whole = adapt(model(), profile=profile, **options)
     assert whole(X).shape == X.shape
 

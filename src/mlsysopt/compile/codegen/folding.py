@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from mlsysopt.compile.codegen.arithmetic import FLAGS, Arithmetic, register
-from mlsysopt.compile.codegen.lanes import intrinsic, number, spelling
+from mlsysopt.compile.codegen.lanes import folded, intrinsic, number, spelling
 
 if TYPE_CHECKING:
     from llvmlite import ir
@@ -92,12 +92,20 @@ class Folding:
             sign = "" if self.op in ("sum", "prod") else "u" if self.dtype == "u8" else "s"
             return intrinsic(self.builder, f"llvm.vector.reduce.{sign}{word}.{spelling(total.type)}", [total], kind)
         if self.op in ("max", "min"):
-            name = f"llvm.vector.reduce.f{word}imum.{spelling(total.type)}"
-            return intrinsic(self.builder, name, [total], kind, ("nsz",))
+            return self._extreme(total)
         # Free to add in any order, LLVM adds in pairs.
         first = number(kind, -0.0 if self.op == "sum" else 1.0)
         name = f"llvm.vector.reduce.f{word}.{spelling(total.type)}"
         return intrinsic(self.builder, name, [first, total], kind, ("reassoc",))
+
+    def _extreme(self, total: Any) -> Any:
+        """Return the largest or smallest lane, and NaN, of which the comparisons would lose sight, where one is."""
+        b, kind = self.builder, total.type.element
+        missing = b.fcmp_unordered("uno", total, total)
+        lost = intrinsic(b, f"llvm.vector.reduce.or.{spelling(missing.type)}", [missing], missing.type.element)
+        relation = ">" if self.op == "max" else "<"
+        found = folded(b, total, lambda x, y: b.select(b.fcmp_ordered(relation, x, y), x, y))
+        return b.select(lost, number(kind, math.nan), found)
 
     @property
     def blocked(self) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mlsysopt.compile.codegen.target import Isa
 
-__all__ = ["Lanes", "broadcast", "element", "intrinsic", "like", "number", "spelling"]
+__all__ = ["Lanes", "broadcast", "element", "folded", "intrinsic", "like", "number", "spelling"]
 
 
 def element(kind: Any) -> Any:
@@ -167,3 +167,18 @@ class Lanes:
             return condition
         name = f"llvm.vector.reduce.or.{spelling(condition.type)}"
         return intrinsic(self.builder, name, [condition], ir.IntType(1))
+
+
+def folded(b: ir.IRBuilder, x: Any, fold: Any) -> Any:
+    """Return one number from all lanes, halves first."""
+    from llvmlite import ir
+
+    lanes = x.type.count
+    i32 = ir.IntType(32)
+    half = lanes // 2
+    while half:
+        order = [(lane + half) % lanes for lane in range(lanes)]
+        mask = ir.Constant(ir.VectorType(i32, lanes), order)
+        x = fold(x, b.shuffle_vector(x, x, mask))
+        half //= 2
+    return b.extract_element(x, ir.Constant(i32, 0))

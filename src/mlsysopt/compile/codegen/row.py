@@ -8,7 +8,8 @@ accumulators, and rows that later passes read again lie in scratch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from mlsysopt.compile.codegen.extents import ceiling, extent, product, row_buffe
 from mlsysopt.compile.codegen.folding import foldings
 from mlsysopt.compile.codegen.kernel import Kernel, begin_kernel
 from mlsysopt.compile.codegen.loops import address, i64, least, loop
-from mlsysopt.compile.codegen.program import Program
+from mlsysopt.compile.codegen.program import Param, Program
 from mlsysopt.compile.codegen.vectors import Guard, kept_bytes
 from mlsysopt.compile.codegen.version import Version
 from mlsysopt.compile.codegen.walk import advanced, collapse, decomposed, nest, versions
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
     from mlsysopt.compile.codegen.target import Isa
 
 __all__ = ["emit", "supports"]
+
+_Sweep = Callable[[Scope, int, list[Any]], list[Any]]
+"""Writes one pass over a row: (scope of its unit, number of the pass, accumulators) -> accumulators."""
+
+_STRAIGHT = 2
+"""Vectors of a row whose length is known at run time only, up to which it is written without loops."""
 
 _BLOCK = 8192
 """Elements after which sums move to a second level of accumulators: 256 additions in each lane of 8, 4 vectors."""
@@ -132,13 +139,41 @@ class _Rows:
         for size in self.reduced:
             elements = b.mul(elements, size)
         self.buffers = owner.row_buffers(elements)
-        with loop(b, self.begin, self.end, 1, decomposed(b, self.begin, parallel)) as unit:
-            scope = Scope(owner, (), dict(enumerate(unit.values)))
-            for number in range(len(program.passes)):
-                self._pass(scope, number)
-            unit.values = advanced(b, unit.values, parallel)
+        if not self.reduced and isinstance(program.inner, Param) and len(program.passes) > 1:
+            self._by_length(parallel)
+        else:
+            self._units(parallel, self._swept)
 
-    def _pass(self, scope: Scope, number: int) -> None:
+    def _by_length(self, parallel: list[Any]) -> None:
+        """Write rows that fit into one vector or two straight through, and all others as loops."""
+        b = self.b
+        after = b.append_basic_block("rows_done")
+        for vectors in range(1, _STRAIGHT + 1):
+            fits = b.and_(
+                b.icmp_signed(">", self.inner, i64((vectors - 1) * self.lanes)),
+                b.icmp_signed("<=", self.inner, i64(vectors * self.lanes)),
+            )
+            then, otherwise = b.append_basic_block(f"rows_of_{vectors}"), b.append_basic_block("longer_rows")
+            b.cbranch(fits, then, otherwise)
+            b.position_at_end(then)
+            self._units(
+                parallel, lambda scope, number, start, count=vectors: self._straight(scope, number, start, count)
+            )
+            b.branch(after)
+            b.position_at_end(otherwise)
+        self._units(parallel, self._swept)
+        b.branch(after)
+        b.position_at_end(after)
+
+    def _units(self, parallel: list[Any], sweep: _Sweep) -> None:
+        with loop(self.b, self.begin, self.end, 1, decomposed(self.b, self.begin, parallel)) as unit:
+            scope = Scope(self.owner, (), dict(enumerate(unit.values)))
+            self.held: list[dict[int, Any]] = [{} for _ in range(_STRAIGHT)]
+            for number in range(len(self.owner.program.passes)):
+                self._pass(scope, number, sweep)
+            unit.values = advanced(self.b, unit.values, parallel)
+
+    def _pass(self, scope: Scope, number: int, sweep: _Sweep) -> None:
         owner, one = self.owner, self.owner.program.passes[number]
         scope.prepare(number, 0)
         for store in one.stores:
@@ -147,10 +182,21 @@ class _Rows:
         rowwise = [node for node in one.keeps if owner.depth(owner.loops[node]) > 0]
         if not rowwise and not one.reductions and all(owner.store_depth(store) == 0 for store in one.stores):
             return
-        start = [self.folds[node].start(self.lanes) for node in one.reductions]
-        totals = nest(self.b, self.reduced, start, lambda at, carried: self._row(scope, number, at, carried))
+        totals = sweep(scope, number, [self.folds[node].start(self.lanes) for node in one.reductions])
         for node, total in zip(one.reductions, totals, strict=True):
             scope.values[node] = self.folds[node].across(total)
+
+    def _swept(self, scope: Scope, number: int, start: list[Any]) -> list[Any]:
+        """Write loops along a row; return its totals."""
+        return nest(self.b, self.reduced, start, lambda at, carried: self._row(scope, number, at, carried))
+
+    def _straight(self, scope: Scope, number: int, totals: list[Any], vectors: int) -> list[Any]:
+        """Write a row of so many vectors without a loop, what it keeps in registers; return its totals."""
+        for place in range(vectors):
+            at = i64(place * self.lanes)
+            count = self.b.sub(self.inner, at) if place == vectors - 1 else None
+            (totals,) = self._vectors(scope, number, _Held(self.owner, self.held[place]), [at], [totals], count)
+        return totals
 
     def _row(self, around: Scope, number: int, at: tuple[Any, ...], totals: list[Any]) -> list[Any]:
         """Write one sweep of the innermost loop; return the totals with it."""
@@ -169,6 +215,7 @@ class _Rows:
         deep = [i for i in owner.needed(number) if owner.depth(owner.loops[i]) == 2]
         times = unroll(program, deep, bool(one.reductions))
         step, whole = times * self.lanes, b.and_(self.inner, i64(-times * self.lanes))
+        line = _Buffered(self.owner, self.buffers, line)
         totals = self._blocks(scope, number, line, whole, times, totals)
         constant = program.inner if isinstance(program.inner, int) and not program.reduced else None
         if constant is not None and constant % step == 0:
@@ -179,7 +226,9 @@ class _Rows:
             turn.values = self._vectors(scope, number, line, [turn.index], [turn.values], count)[0]
         return turn.results
 
-    def _blocks(self, scope: Scope, number: int, line: Any, whole: Any, times: int, totals: list[Any]) -> list[Any]:
+    def _blocks(
+        self, scope: Scope, number: int, line: _Buffered, whole: Any, times: int, totals: list[Any]
+    ) -> list[Any]:
         """Write the part of a row that is whole steps of several vectors."""
         b, nodes = self.b, self.owner.program.passes[number].reductions
         inner = self.owner.program.inner
@@ -194,7 +243,7 @@ class _Rows:
         return block.results
 
     def _steps(
-        self, scope: Scope, number: int, line: Any, start: Any, stop: Any, times: int, totals: list[Any]
+        self, scope: Scope, number: int, line: _Buffered, start: Any, stop: Any, times: int, totals: list[Any]
     ) -> list[Any]:
         b, nodes = self.b, self.owner.program.passes[number].reductions
         folds = [self.folds[node] for node in nodes]
@@ -213,22 +262,28 @@ class _Rows:
         return [fold.merge(total, part) for fold, total, part in zip(folds, totals, groups[0], strict=True)]
 
     def _vectors(
-        self, around: Scope, number: int, line: Any, places: list[Any], totals: list[list[Any]], count: Any
+        self,
+        around: Scope,
+        number: int,
+        line: _Buffered | _Held,
+        places: list[Any],
+        totals: list[list[Any]],
+        count: Any,
     ) -> list[list[Any]]:
         """Write one vector at each place: keeps, stores and reductions. All is computed before anything is stored."""
         owner, b, program = self.owner, self.b, self.owner.program
         one, results = program.passes[number], list[list[Any]]()
         earlier = {node for before in program.passes[:number] for node in before.keeps}
+        earlier = {node for node in earlier if owner.depth(owner.loops[node]) > 0}
         for place, total in zip(places, totals, strict=True):
-            at = b.add(line, place)
-            kept = {i: self._kept(i, at) for i in earlier if owner.depth(owner.loops[i]) > 0}
-            scope = Scope(owner, (around,), {owner.inner: place}, self.lanes, count, kept)
+            scope = Scope(owner, (around,), {owner.inner: place}, self.lanes, count)
+            line.recall(scope, earlier, place)
             for store in one.stores:
                 if owner.store_depth(store) == 2:
                     scope.value(store.node)
             for node in one.keeps:
                 if owner.depth(owner.loops[node]) > 0:
-                    owner.memory.keep(program.nodes[node].dtype, self._kept(node, at), scope.vector(node))
+                    line.keep(scope, node, place)
             mask = None if count is None else Guard(count).vector(b, self.lanes)
             sums: list[Any] = []
             for node, so_far in zip(one.reductions, total, strict=True):
@@ -239,8 +294,52 @@ class _Rows:
             results.append(sums)
         return results
 
-    def _kept(self, node: int, at: Any) -> Any:
+
+@dataclass(frozen=True, slots=True)
+class _Buffered:
+    """A row whose kept nodes lie in scratch.
+
+    Attributes:
+        owner: The version.
+        buffers: Node -> where its rows begin.
+        line: Elements in front of this row.
+    """
+
+    owner: Version
+    buffers: dict[int, Any]
+    line: Any
+
+    def recall(self, scope: Scope, nodes: set[int], place: Any) -> None:
+        """Let a scope find what earlier passes kept at its place."""
+        scope.kept = {node: self._at(node, place) for node in nodes}
+
+    def keep(self, scope: Scope, node: int, place: Any) -> None:
+        """Keep a node's vector for later passes."""
+        self.owner.memory.keep(self.owner.program.nodes[node].dtype, self._at(node, place), scope.vector(node))
+
+    def _at(self, node: int, place: Any) -> Any:
         from llvmlite import ir
 
-        size = i64(kept_bytes(self.owner.program.nodes[node].dtype))
-        return address(self.b, self.buffers[node], self.b.mul(at, size), ir.IntType(8))
+        b, size = self.owner.b, i64(kept_bytes(self.owner.program.nodes[node].dtype))
+        return address(b, self.buffers[node], b.mul(b.add(self.line, place), size), ir.IntType(8))
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A vector of a row whose kept nodes stay in registers.
+
+    Attributes:
+        owner: The version.
+        values: Node -> its vector.
+    """
+
+    owner: Version
+    values: dict[int, Any]
+
+    def recall(self, scope: Scope, nodes: set[int], place: Any) -> None:
+        """Let a scope find what earlier passes kept."""
+        scope.values.update({node: self.values[node] for node in nodes})
+
+    def keep(self, scope: Scope, node: int, place: Any) -> None:
+        """Keep a node's vector for later passes."""
+        self.values[node] = scope.vector(node)

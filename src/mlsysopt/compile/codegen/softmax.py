@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlsysopt.compile.codegen import mathfn
-from mlsysopt.compile.codegen.lanes import number
+from mlsysopt.compile.codegen.lanes import folded, number
 from mlsysopt.compile.codegen.loops import address, i64, internal, least, loop, most, splat
 from mlsysopt.compile.codegen.memory import first_lanes, read, write
 
@@ -68,7 +68,7 @@ def softmax(module: ir.Module, isa: Isa, mask: str, causal: bool) -> ir.Function
             one = mathfn.emit(b, module, "exp", b.fsub(read(b, there, isa.lanes), shift), isa)
             write(b, there, one)
             key.values = [b.fadd(key.values[0], one)]
-        total = _folded(b, key.results[0], b.fadd)
+        total = folded(b, key.results[0], b.fadd)
         with b.if_else(beginning) as (then, otherwise):
             with then:
                 b.store(total, address(b, place, 1, f32))
@@ -124,7 +124,7 @@ def _masked(b: ir.IRBuilder, isa: Isa, line: Any, seen: Any, keys: Any, scale: A
         turn.values = [turned(turn.index, turn.values[0], True)]
     (left,) = turn.results
     both = b.select(b.fcmp_ordered(">", left, right), left, right)
-    return _folded(b, both, lambda x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
+    return folded(b, both, lambda x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
 
 
 def _tail_bytes(b: ir.IRBuilder, place: Any, inside: Any, kind: Any) -> Any:
@@ -144,21 +144,6 @@ def _tail_bytes(b: ir.IRBuilder, place: Any, inside: Any, kind: Any) -> Any:
         merged.add_incoming(one, loaded)
         flags = merged
     return flags
-
-
-def _folded(b: ir.IRBuilder, x: Any, fold: Any) -> Any:
-    """Return one number from all lanes, halves first."""
-    from llvmlite import ir
-
-    lanes = x.type.count
-    i32 = ir.IntType(32)
-    half = lanes // 2
-    while half:
-        order = [(lane + half) % lanes for lane in range(lanes)]
-        mask = ir.Constant(ir.VectorType(i32, lanes), order)
-        x = fold(x, b.shuffle_vector(x, x, mask))
-        half //= 2
-    return b.extract_element(x, ir.Constant(i32, 0))
 
 
 def divide(module: ir.Module, isa: Isa) -> ir.Function:
