@@ -28,8 +28,12 @@ log = logging.getLogger("mlsysopt.compile")
 
 # Constants by distance; `load` puts all sections of an object side by side.
 _CODE_MODEL = "small"
-# What the second level finds more in our kernels is not faster, and takes a quarter more time to find.
-_LEVEL = 1
+_PASSES = (
+    "always_inliner", "global_dead_code_eliminate", "simplify_cfg", "loop_rotate", "instruction_combine", "new_gvn",
+    "simplify_cfg",
+)  # fmt: skip
+"""What kernels need that are written in vectors already: LLVM's first level takes eight times as long for code that is
+not faster. Without rotated loops the code generator keeps constants in memory."""
 
 
 @dataclass(frozen=True)
@@ -156,20 +160,17 @@ def _optimised(text: str, isa: Isa) -> tuple[Any, Any]:
         codemodel=_CODE_MODEL,
         jit=True,
     )
-    options = binding.create_pipeline_tuning_options(speed_level=_LEVEL)
-    # Kernels are written in vectors already: what LLVM would add is guesswork about loops that are short.
-    options.loop_vectorization = False
-    options.slp_vectorization = False
-    options.loop_unrolling = False
-    passes = binding.create_pass_builder(machine, options)
-    passes.getModulePassManager().run(parsed, passes)
+    passes = binding.create_new_module_pass_manager()
+    for name in _PASSES:
+        getattr(passes, f"add_{name}_pass")()
+    passes.run(parsed, binding.create_pass_builder(machine, binding.create_pipeline_tuning_options()))
     return parsed, machine
 
 
 def _cache_file(text: str, isa: Isa) -> Path:
     binding = llvm()
     host = binding.get_host_cpu_name(), str(binding.llvm_version_info)
-    parts = (text, isa.features, isa.name, *host, _CODE_MODEL, str(_LEVEL), __version__)
+    parts = (text, isa.features, isa.name, *host, _CODE_MODEL, " ".join(_PASSES), __version__)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return cache_dir() / "objects" / key[:2] / f"{key}.o"
 
