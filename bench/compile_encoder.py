@@ -101,6 +101,8 @@ def main(argv: list[str] | None = None) -> int:
     if "inductor" in peers:
         ratio = peers["inductor"].ready_cpu_s / (import_s + cold_s)
         bench.bar("compile-dynamic.4c", ratio, ">=", 5.0, about="Inductor's cold start over ours, export included")
+    if "openvino" in peers:
+        _bf16(bench, graph, model, given.rounds)
     others = [name for name in peers if name != "torch"]
     cellmin = min(one["torch"] / one["ours"] for one in cells)
     cellmax = max(one["torch"] / one["ours"] for one in cells)
@@ -108,6 +110,39 @@ def main(argv: list[str] | None = None) -> int:
         f"{over(name):.2f}x {name}" for name in others
     )
     return bench.finish(write=set(names) == {"inductor", "onnxruntime", "openvino"})
+
+
+def _bf16(bench: Bench, graph: Any, model: Any, rounds: int) -> None:
+    """Compare products in bf16, where the processor has them."""
+    import torch
+
+    import mlsysopt
+    from mlsysopt.compile.peers import peer
+    from mlsysopt.core.measure import machine
+
+    if not {"avx512_bf16", "amx_bf16"} & set(machine().isa):
+        print("bf16: not run, this processor has no products in bf16")
+        return
+    ours = mlsysopt.compile(graph, threads=1, precision="bf16")
+    other = peer("openvino", graph=graph, precision="bf16")
+    rows: list[list[object]] = []
+    ratios: list[float] = []
+    errors: dict[str, float] = {"ours": 0.0, "openvino": 0.0}
+    for batch, length in SIZES:
+        inputs = encoder_inputs(batch, length, seed=length, padded=True)
+        with torch.inference_mode():
+            expected = model(*inputs)
+        scale = float(expected.square().mean().sqrt())
+        for name, found in (("ours", ours(*inputs)), ("openvino", torch.as_tensor(other(inputs)[0]))):
+            errors[name] = max(errors[name], float((found - expected).square().mean().sqrt()) / scale)
+        seconds = cell({"ours": lambda inputs=inputs: ours(*inputs), "openvino": other.ready(inputs)}, rounds=rounds)
+        bench.round(size=f"{batch}x{length}", precision="bf16", **seconds)
+        rows.append([f"{batch}x{length}", *(f"{1e3 * one:.2f}" for one in seconds.values())])
+        ratios.append(seconds["openvino"] / seconds["ours"])
+    bench.table(["B x S, bf16", "ours", "openvino"], rows)
+    said = ", ".join(f"{name} {value:.1e}" for name, value in errors.items())
+    print(f"bf16: root mean square difference from f32 over root mean square, largest: {said}")
+    bench.bar("compile-dynamic.3f", geomean(ratios), ">=", 0.95, about="bf16, geomean over OpenVINO bf16")
 
 
 if __name__ == "__main__":

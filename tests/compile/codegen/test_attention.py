@@ -32,7 +32,7 @@ class Built:
     kernels: dict[str, Kernel]
 
 
-@pytest.fixture(scope="module", params=["avx2", "baseline"])
+@pytest.fixture(scope="module", params=sorted({target.host_isa(cap).name for cap in target.ISAS}))
 def built(request: pytest.FixtureRequest) -> Built:
     isa = target.host_isa(request.param)
     module = target.new_module("attention")

@@ -6,6 +6,7 @@ No instruction carries a fast-math flag: functions that split numbers into parts
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mlsysopt.compile.codegen.loops import splat
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from mlsysopt.compile.codegen.target import Isa
 
-__all__ = ["Lanes", "broadcast", "element", "folded", "intrinsic", "like", "number", "spelling"]
+__all__ = ["Lanes", "bfloat", "broadcast", "element", "folded", "intrinsic", "like", "number", "spelling"]
 
 
 def element(kind: Any) -> Any:
@@ -30,6 +31,18 @@ def like(kind: Any, one: Any) -> Any:
     from llvmlite import ir
 
     return ir.VectorType(one, kind.count) if isinstance(kind, ir.VectorType) else one
+
+
+@cache
+def bfloat() -> Any:
+    """Return LLVM's type of a bf16, which llvmlite has no name for."""
+    from llvmlite import ir
+
+    class BFloat(ir.Type):
+        def _to_string(self) -> str:
+            return "bfloat"
+
+    return BFloat()
 
 
 def number(kind: Any, value: float | int) -> Any:

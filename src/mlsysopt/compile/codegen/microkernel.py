@@ -3,7 +3,8 @@
     out[r, c] (+)= sum over k of x[r, k] * w[k, c]        r < rows, c < nr, k < depth
 
 The height of a block is bounded by the registers: rows * nr / lanes sums, nr / lanes weights and one broadcast. A sum
-is taken in the order of k, one addition at a time, whatever the height of its block.
+is taken in the order of k, one addition at a time, whatever the height of its block; two at a time where weights are
+bf16 and the processor multiplies pairs of those, for which `multiply` rounds x as well.
 
 Modules only declare `multiply` and `stream`: their code is a part that a process compiles once (`codegen.parts`).
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlsysopt.compile.codegen.lanes import Lanes, intrinsic, number
+from mlsysopt.compile.codegen.lanes import Lanes, bfloat, intrinsic, number
 from mlsysopt.compile.codegen.loops import address, i64, internal, loop, most, splat
 from mlsysopt.compile.codegen.memory import read, write
 
@@ -88,7 +89,8 @@ def _write_multiply(module: ir.Module, isa: Isa, weights: str) -> None:
     from llvmlite import ir
 
     nr, mr = panel_shape(isa).nr, panel_shape(isa).mr
-    blocks = {rows: _block(module, isa, weights, rows) for rows in range(1, mr + 1)}
+    pairs = weights == "bf16" and isa.bf16
+    blocks = {rows: _block(module, isa, weights, rows, pairs=pairs) for rows in range(1, mr + 1)}
     ptr, int64, f32, byte = ir.PointerType(), ir.IntType(64), ir.FloatType(), ir.IntType(8)
     function = multiply(module, weights)
     x, ldx, w, ldw, depth, out, ldo, rows, add, ahead = function.args
@@ -170,16 +172,19 @@ def _streams(isa: Isa, rows: int) -> int:
     return max(min(_STREAMS, isa.registers * 3 // 4 // sums), 1)  # weights and factors need the rest
 
 
-def _block(module: ir.Module, isa: Isa, weights: str, rows: int, panels: int = 1) -> ir.Function:
+def _block(
+    module: ir.Module, isa: Isa, weights: str, rows: int, panels: int = 1, *, pairs: bool = False
+) -> ir.Function:
     """Return the function of one block.
 
     void block(ptr x, i64 ldx, ptr w, i64 stride, i64 ldw, i64 depth, ptr out, i64 ldo, i64 add, ptr ahead, i64 pace)
 
-    While row k of the panel is read, line ahead + k * pace is fetched; blocks of several panels fetch nothing.
+    While row k of the panel is read, line ahead + k * pace is fetched; blocks of several panels fetch nothing. With
+    `pairs`, two rows of one panel are multiplied by two numbers of x at once.
     """
     from llvmlite import ir
 
-    name = f"block_{weights}_{rows}x{panels}"
+    name = f"block_{weights}_{rows}x{panels}{'_pairs' if pairs else ''}"
     known = module.globals.get(name)
     if known is not None:
         return known
@@ -233,13 +238,29 @@ def _block(module: ir.Module, isa: Isa, weights: str, rows: int, panels: int = 1
                     _fence(b)
         return made
 
+    def turned_in_pairs(row: Any, line: Any, sums: list[Any]) -> tuple[Any, list[Any]]:
+        """Return the place behind `_UNROLL` lines, and the sums after them."""
+        made = list(sums)
+        for k in range(0, _UNROLL, 2):
+            later = address(b, line, step, byte)
+            columns = [_pairs(b, line, later, v * lanes, lanes) for v in range(width)]
+            for r in range(rows):
+                one = splat(b, _rounded_pair(b, address(b, address(b, row, offsets[r], byte), k, f32)), lanes)
+                for v in range(width):
+                    made[r * width + v] = _add_products(b, made[r * width + v], one, columns[v])
+            line = address(b, later, step, byte)
+            _fence(b)
+        return line, made
+
     whole = b.and_(depth, i64(-_UNROLL))
     with loop(b, 0, whole, _UNROLL, [x, w, ahead, *([zero] * len(places))]) as turn:
         row, line, place, *sums = turn.values
         if panels == 1:
             for i in range(max(_UNROLL * nr * ELEMENT_BYTES[weights] // _LINE, 1)):
                 _prefetch(b, address(b, place, i * _LINE, byte))
-        for k in range(_UNROLL):
+        if pairs:
+            line, sums = turned_in_pairs(row, line, sums)
+        for k in range(0 if pairs else _UNROLL):
             sums = turned(row, k, line, sums)
             line = address(b, line, step, byte)
             _fence(b)
@@ -275,6 +296,33 @@ def _load(b: ir.IRBuilder, line: Any, column: int, weights: str, vector: Any) ->
     if weights == "int8":
         return b.sitofp(b.sext(narrow, wide), vector)
     return b.bitcast(b.shl(b.zext(narrow, wide), number(wide, 16)), vector)
+
+
+def _rounded_pair(b: ir.IRBuilder, place: Any) -> Any:
+    """Return two f32 from memory as bf16, in an i32."""
+    from llvmlite import ir
+
+    return b.bitcast(b.fptrunc(read(b, place, 2), ir.VectorType(bfloat(), 2)), ir.IntType(32))
+
+
+def _pairs(b: ir.IRBuilder, line: Any, later: Any, column: int, lanes: int) -> Any:
+    """Return bf16 of two lines, one of each in every i32, the earlier one below."""
+    from llvmlite import ir
+
+    narrow, wide = ir.VectorType(ir.IntType(16), lanes), ir.VectorType(ir.IntType(32), lanes)
+    low, high = (
+        b.zext(b.load(address(b, one, column, narrow.element), typ=narrow, align=1), wide) for one in (line, later)
+    )
+    return b.or_(low, b.shl(high, number(wide, 16)))
+
+
+def _add_products(b: ir.IRBuilder, total: Any, x: Any, w: Any) -> Any:
+    """Return total + the products of two pairs of bf16 in each lane, in f32."""
+    from llvmlite import ir
+
+    kind = ir.VectorType(bfloat(), 2 * total.type.count)
+    given = [total, b.bitcast(x, kind), b.bitcast(w, kind)]
+    return intrinsic(b, "llvm.x86.avx512bf16.dpbf16ps.512", given, total.type)
 
 
 def _fence(b: ir.IRBuilder) -> None:

@@ -43,7 +43,8 @@ class Gemm:
     """A product and what is done to it before its only store: y = activation(alpha * scales * xw + bias) + residual.
 
     Attributes:
-        weights: "f32", "bf16" (upper halves of f32) or "int8" (one scale for each column); sums are f32.
+        weights: "f32", "bf16" (upper halves of f32; `multiply` says when x is rounded as well) or "int8" (one scale for
+            each column); sums are f32.
         packed: Whether weights are panels [ceil(N/nr)][K][nr]; otherwise they are f32 [K][N], rows `ldw` apart.
         bias: Whether a vector [N] is added.
         activation: "" for none, or one of `epilogue.ACTIVATIONS`.

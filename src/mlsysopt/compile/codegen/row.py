@@ -2,7 +2,7 @@
 
 `emit` takes the emitter that fits: `flat` for programs without reductions, `tiled` for those of them that transpose,
 `column`, or - here - "row": a unit is one index of the parallel loops, a pass sweeps its row with several
-accumulators, and rows that later passes read again lie in scratch.
+accumulators, and rows that later passes read again lie in scratch, or in registers where one vector or two hold them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -156,9 +157,7 @@ class _Rows:
             then, otherwise = b.append_basic_block(f"rows_of_{vectors}"), b.append_basic_block("longer_rows")
             b.cbranch(fits, then, otherwise)
             b.position_at_end(then)
-            self._units(
-                parallel, lambda scope, number, start, count=vectors: self._straight(scope, number, start, count)
-            )
+            self._units(parallel, partial(self._straight, [_Held({}) for _ in range(vectors)]))
             b.branch(after)
             b.position_at_end(otherwise)
         self._units(parallel, self._swept)
@@ -168,7 +167,6 @@ class _Rows:
     def _units(self, parallel: list[Any], sweep: _Sweep) -> None:
         with loop(self.b, self.begin, self.end, 1, decomposed(self.b, self.begin, parallel)) as unit:
             scope = Scope(self.owner, (), dict(enumerate(unit.values)))
-            self.held: list[dict[int, Any]] = [{} for _ in range(_STRAIGHT)]
             for number in range(len(self.owner.program.passes)):
                 self._pass(scope, number, sweep)
             unit.values = advanced(self.b, unit.values, parallel)
@@ -190,12 +188,12 @@ class _Rows:
         """Write loops along a row; return its totals."""
         return nest(self.b, self.reduced, start, lambda at, carried: self._row(scope, number, at, carried))
 
-    def _straight(self, scope: Scope, number: int, totals: list[Any], vectors: int) -> list[Any]:
+    def _straight(self, row: Sequence[_Held], scope: Scope, number: int, totals: list[Any]) -> list[Any]:
         """Write a row of so many vectors without a loop, what it keeps in registers; return its totals."""
-        for place in range(vectors):
+        for place, held in enumerate(row):
             at = i64(place * self.lanes)
-            count = self.b.sub(self.inner, at) if place == vectors - 1 else None
-            (totals,) = self._vectors(scope, number, _Held(self.owner, self.held[place]), [at], [totals], count)
+            count = self.b.sub(self.inner, at) if held is row[-1] else None
+            (totals,) = self._vectors(scope, number, held, [at], [totals], count)
         return totals
 
     def _row(self, around: Scope, number: int, at: tuple[Any, ...], totals: list[Any]) -> list[Any]:
@@ -329,11 +327,9 @@ class _Held:
     """A vector of a row whose kept nodes stay in registers.
 
     Attributes:
-        owner: The version.
         values: Node -> its vector.
     """
 
-    owner: Version
     values: dict[int, Any]
 
     def recall(self, scope: Scope, nodes: set[int], place: Any) -> None:

@@ -41,7 +41,8 @@ class Panel:
 
     Attributes:
         name: "panel.f32", "panel.bf16w" or "panel.int8w".
-        weights: Element type of the weights: "f32", "bf16" or "int8"; x, sums and the result are f32 always.
+        weights: Element type of the weights: "f32", "bf16" or "int8"; sums and the result are f32 always, and so is x
+            but where the processor multiplies pairs of bf16: more rows than one block are rounded to it there.
         weight_bytes: Bytes of one.
         relative_error: Error that rounding the weights brings; 0 for f32.
     """
