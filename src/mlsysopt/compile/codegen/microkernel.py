@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ELEMENT_BYTES", "PanelShape", "multiply", "panel_shape", "stream", "write_part"]
 
 ELEMENT_BYTES = {"f32": 4, "bf16": 2, "int8": 1}
-_UNROLL = 4
+_UNROLL = 2
 _LINE = 64
 # Few rows wait for memory. The processor's own prefetchers follow several streams better than one, so low blocks take
 # as many panels at once as have sums in the registers, up to this; for higher ones we fetch ourselves this far ahead.
