@@ -100,9 +100,11 @@ class Folding:
 
     def _extreme(self, total: Any) -> Any:
         """Return the largest or smallest lane, and NaN, of which the comparisons would lose sight, where one is."""
+        from llvmlite import ir
+
         b, kind = self.builder, total.type.element
         missing = b.fcmp_unordered("uno", total, total)
-        lost = intrinsic(b, f"llvm.vector.reduce.or.{spelling(missing.type)}", [missing], missing.type.element)
+        lost = intrinsic(b, f"llvm.vector.reduce.or.{spelling(missing.type)}", [missing], ir.IntType(1))
         relation = ">" if self.op == "max" else "<"
         found = folded(b, total, lambda x, y: b.select(b.fcmp_ordered(relation, x, y), x, y))
         return b.select(lost, number(kind, math.nan), found)
