@@ -320,12 +320,16 @@ def _inputs(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+_WRITTEN = {"--set": "NUMBER", "--data": "FILE", "--retain": "HOW"}
+"""What follows the sign, where `--help` says more than VALUE."""
+
+
 def _pairs(given: Sequence[str], flag: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for text in given:
         name, sign, value = text.partition("=")
         if not sign or not name or not value:
-            raise UsageError(f"{flag} {text}: write NAME=VALUE")
+            raise UsageError(f"{flag} {text}: write NAME={_WRITTEN.get(flag, 'VALUE')}")
         found.append((name, value))
     return found
 

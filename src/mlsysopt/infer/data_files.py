@@ -33,7 +33,7 @@ def read_data(text: str, name: str) -> Any:
     file = Path(path)
     readers = {".csv": _csv, ".npy": _npy, ".npz": _npz, ".json": _json}
     if file.suffix not in readers:
-        raise UsageError(f"--data {name}={text}: files are {', '.join(readers)}")
+        raise UsageError(f"--data {name}={text}: files are {', '.join(readers)}; a number goes with --set")
     if not file.is_file():
         raise DatasetError(f"--data {name}={text}: there is no file {file}")
     try:
