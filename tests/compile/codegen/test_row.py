@@ -195,8 +195,8 @@ def test_long_sums_do_not_drift() -> None:
     f.sweep([total])
     f.sweep(stores=[f.store(total, (0,))])
     got = run(f.program(1), [x, np.zeros(1, np.float32)], [len(x)])[1][0]
-    # One accumulator would be off by a hundredth; how much this is off depends on the lanes.
-    assert abs(float(got) / x.sum(dtype=np.float64) - 1) < 5e-6
+    # One accumulator would be off by a hundredth; 16 lanes round another way than 8.
+    assert abs(float(got) / x.sum(dtype=np.float64) - 1) < (3e-6 if host_isa().lanes <= 8 else 4e-6)
 
 
 @pytest.mark.parametrize("dtype", ["f64", "f16", "bf16", "i64", "i16", "i8", "u8"])

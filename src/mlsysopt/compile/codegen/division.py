@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from mlsysopt.compile.codegen.lanes import Lanes, element, intrinsic, like, number, spelling
+from mlsysopt.compile.codegen.lanes import Lanes, anywhere, element, like, number, spelling
 from mlsysopt.compile.codegen.loops import loop
 from mlsysopt.compile.codegen.mathfn import inline
 
@@ -38,7 +38,6 @@ def integer_power(b: ir.IRBuilder, x: Any, y: Any) -> Any:
     """Return x to the power y >= 0, by squaring; it wraps."""
 
     def body(into: ir.IRBuilder, base: Any, exponent: Any) -> Any:
-        from llvmlite import ir
 
         kind = base.type
         zero, one = number(kind, 0), number(kind, 1)
@@ -54,9 +53,7 @@ def integer_power(b: ir.IRBuilder, x: Any, y: Any) -> Any:
             phi.add_incoming(first, entry)
             phi.add_incoming(later, head)
         more = into.icmp_signed("!=", rest, zero)
-        if isinstance(kind, ir.VectorType):
-            more = intrinsic(into, f"llvm.vector.reduce.or.{spelling(more.type)}", [more], ir.IntType(1))
-        into.cbranch(more, head, after)
+        into.cbranch(anywhere(into, more), head, after)
         into.position_at_end(after)
         return product
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlsysopt.compile.codegen.arithmetic import FLAGS
-from mlsysopt.compile.codegen.lanes import broadcast, intrinsic, number, spelling
+from mlsysopt.compile.codegen.lanes import anywhere, broadcast, intrinsic, number, spelling
 from mlsysopt.compile.codegen.loops import address, i64
 from mlsysopt.compile.codegen.program import Access, Indirect, Node, Param, Size, Store
 from mlsysopt.compile.codegen.vectors import Guard, constant, stored
@@ -264,11 +264,8 @@ class Scope:
         return b.select(b.icmp_signed("<", index, zero), zero, index), some
 
     def _report(self, wrong: Any, word: int) -> None:
-        from llvmlite import ir
-
         b = self.owner.b
-        if _many(wrong):
-            wrong = intrinsic(b, f"llvm.vector.reduce.or.{spelling(wrong.type)}", [wrong], ir.IntType(1))
+        wrong = anywhere(b, wrong)
         assert self.owner.program.faults is not None
         with b.if_then(wrong, likely=False):
             b.store(i64(word), self.owner.buffers[self.owner.program.faults])

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from mlsysopt.compile.codegen.arithmetic import FLAGS, Arithmetic, register
-from mlsysopt.compile.codegen.lanes import folded, intrinsic, number, spelling
+from mlsysopt.compile.codegen.lanes import anywhere, folded, intrinsic, number, spelling
 
 if TYPE_CHECKING:
     from llvmlite import ir
@@ -100,11 +100,8 @@ class Folding:
 
     def _extreme(self, total: Any) -> Any:
         """Return the largest or smallest lane, and NaN, of which the comparisons would lose sight, where one is."""
-        from llvmlite import ir
-
         b, kind = self.builder, total.type.element
-        missing = b.fcmp_unordered("uno", total, total)
-        lost = intrinsic(b, f"llvm.vector.reduce.or.{spelling(missing.type)}", [missing], ir.IntType(1))
+        lost = anywhere(b, b.fcmp_unordered("uno", total, total))
         relation = ">" if self.op == "max" else "<"
         found = folded(b, total, lambda x, y: b.select(b.fcmp_ordered(relation, x, y), x, y))
         return b.select(lost, number(kind, math.nan), found)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mlsysopt.compile.codegen.target import Isa
 
-__all__ = ["Lanes", "bfloat", "broadcast", "element", "folded", "intrinsic", "like", "number", "spelling"]
+__all__ = ["Lanes", "anywhere", "bfloat", "broadcast", "element", "folded", "intrinsic", "like", "number", "spelling"]
 
 
 def element(kind: Any) -> Any:
@@ -172,14 +172,14 @@ class Lanes:
     def from_bits(self, x: Any) -> Any:
         return self.builder.bitcast(x, self.kind)
 
-    def where_any(self, condition: Any) -> Any:
-        """Return i1: whether a condition holds in any lane."""
-        from llvmlite import ir
 
-        if not isinstance(condition.type, ir.VectorType):
-            return condition
-        name = f"llvm.vector.reduce.or.{spelling(condition.type)}"
-        return intrinsic(self.builder, name, [condition], ir.IntType(1))
+def anywhere(b: ir.IRBuilder, condition: Any) -> Any:
+    """Return i1: whether a condition holds in any lane; that of a scalar is itself."""
+    from llvmlite import ir
+
+    if not isinstance(condition.type, ir.VectorType):
+        return condition
+    return intrinsic(b, f"llvm.vector.reduce.or.{spelling(condition.type)}", [condition], ir.IntType(1))
 
 
 def folded(b: ir.IRBuilder, x: Any, fold: Any) -> Any:

@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from mlsysopt.compile.codegen import coefficients as table
-from mlsysopt.compile.codegen.lanes import Lanes, intrinsic, like
+from mlsysopt.compile.codegen.lanes import Lanes, anywhere, intrinsic, like
 
 if TYPE_CHECKING:
     from llvmlite import ir
@@ -75,7 +75,7 @@ def _reduced(n: Lanes, x: Any) -> tuple[Any, Any]:
     large = builder.and_(m.compare(">", size, m.of(_LARGE)), m.compare("<", size, m.of(math.inf)))
     easy = builder.block
     slow, after = builder.append_basic_block("large"), builder.append_basic_block("reduced")
-    builder.cbranch(m.where_any(large), slow, after)
+    builder.cbranch(anywhere(builder, large), slow, after)
     builder.position_at_end(slow)
     hard_quarter, hard_r = _by_integers(m, wide)
     chosen = builder.select(large, hard_quarter, quarter), builder.select(large, hard_r, r)

@@ -41,7 +41,7 @@ class Update:
         write: Writes a function `name(rng, ...)` into the file, which updates the variables in place from the present
             values of all others and returns 0, or 1 + the number of the cell that has no valid density. A `tuned`
             update's function takes `(rng, warm, ...)`: it may adapt while `warm` is true, and only then.
-        finite: Whether its variables are whole numbers: such updates go first in the very first sweep.
+        finite: Whether its variables are whole numbers: such updates go first in a sweep.
         tuned: Whether it adapts while warming up.
         exact: Whether it draws from the conditional itself.
     """
