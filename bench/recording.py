@@ -59,14 +59,23 @@ def lines_of(out: Path) -> Path:
 
 
 def resumed(lines: Path, header: Mapping[str, Any]) -> list[Row]:
-    """Read what an earlier run of the same command left; a half-written last line is dropped."""
+    """Read what an earlier run of the same command left; a half-written last line is dropped.
+
+    A block is measured on one machine: what another one began of it is dropped too.
+    """
+    from mlsysopt.core.measure import machine
+
     if not lines.exists() or not lines.stat().st_size:
         return []
     whole = [line for line in lines.read_text().splitlines(keepends=True) if line.endswith("\n")]
     if not whole or json.loads(whole[0]) != json.loads(json.dumps(header)):
         raise SystemExit(f"{lines} belongs to another recording; remove it or give another --out")
-    lines.write_text("".join(whole))
-    return [json.loads(line) for line in whole[1:]]
+    rows = [json.loads(line) for line in whole[1:]]
+    last = max((place for place, row in enumerate(rows) if row["role"] == "canary"), default=0)
+    if rows and len(rows) - last <= BLOCK and rows[last]["machine"] != machine().text():
+        del rows[last:]
+    lines.write_text("".join(whole[: len(rows) + 1]))
+    return rows
 
 
 def measured(
@@ -90,9 +99,10 @@ def measured(
         say: Tells people about a row and its canary.
         extra: Columns of a recorder's own, from an outcome.
     """
-    from mlsysopt.core.measure import conditions
+    from mlsysopt.core.measure import conditions, machine
     from mlsysopt.core.seeds import integer_seed
 
+    here = machine().text()
     done = {(row["role"], row["number"]) for row in rows}
     for number in range(trials):
         block, place = divmod(number, BLOCK)
@@ -106,7 +116,7 @@ def measured(
             timeout_s = max(10.0, 8 * canary["wall_s"]) if canary else 120.0
             before = conditions()
             outcome = session.measure(config, seed=block_seed, timeout_s=timeout_s)
-            row = row_of(role, index, source, config, block_seed, outcome, before, extra(outcome))
+            row = row_of(role, index, source, config, block_seed, outcome, before, {**extra(outcome), "machine": here})
             if role == "canary":
                 if not outcome.ok:
                     raise SystemExit(f"the default itself fails: {outcome.reason}\n{outcome.log_tail}")
@@ -172,7 +182,7 @@ def write_table(
 
     knobs = list(target.space().names)
     metrics = [name for name, metric in target.metrics().items() if metric.kind != "static"]
-    told = ("role", "number", "source", "seed", "wall_s", "cpu_s", *columns, "pressure", "at", "failure")
+    told = ("role", "number", "source", "seed", "wall_s", "cpu_s", *columns, "machine", "pressure", "at", "failure")
     table = {
         **artefact_header(form, 1),
         **header,

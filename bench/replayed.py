@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,10 @@ class Table:
         # Every trial, and every canary but the first, has a canary before it.
         told = [i for i in rows if i > canary_rows[0]]
         before = [max(c for c in canary_rows if c < i) for i in told]
+        # A recording may go on elsewhere: then a canary says nothing of the one before it.
+        machines = columns.get("machine", [""] * len(rows))
+        moved = [machines[i] != machines[c] for i, c in zip(told, before, strict=True)]
+        same = np.array([machines[a] == machines[b] for a, b in pairwise(canary_rows)], dtype=bool)
         z, noise, medians = {}, {}, {}
         for metric, values in obj["metrics"].items():
             series = np.array([math.nan if value is None else float(value) for value in values])
@@ -102,7 +107,7 @@ class Table:
                 continue
             log = _logarithm(series, medians[metric])
             z[metric] = log[told] - log[before]
-            steps = np.diff(log[canary_rows])
+            steps = np.diff(log[canary_rows])[same]
             # A ratio has the noise of both its sides.
             noise[metric] = max(1e-6, float(np.mean(steps**2))) if len(steps) else 1e-4
         kinds = [(columns["failure"][i] or {}).get("kind") for i in told]
@@ -117,7 +122,7 @@ class Table:
                 guards[metric] = (sign, math.log(guard.limit))
             elif metric in z and absolute and guard.limit > 0 < medians[metric]:
                 guards[metric] = (sign, math.log(guard.limit / medians[metric]))
-        kept = [i for i, kind in enumerate(kinds) if kind not in ("infrastructure", "lost")]
+        kept = [i for i, kind in enumerate(kinds) if kind not in ("infrastructure", "lost") and not moved[i]]
         return cls(
             name=name,
             space=space,

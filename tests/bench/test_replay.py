@@ -38,6 +38,24 @@ def test_ratios_are_to_the_canary_before(replay: Replay) -> None:
     }
 
 
+def test_a_canary_of_another_machine_says_nothing() -> None:
+    """A recording that went on at a machine twice as fast gives the same ratios and the same noise."""
+    one = planted_table(120)
+    roles = one["columns"]["role"]
+    canaries = [i for i, role in enumerate(roles) if role == "canary"]
+    moved = canaries[len(canaries) // 2]
+    other = {**one, "columns": {**one["columns"], "machine": ["a"] * moved + ["b"] * (len(roles) - moved)}}
+    other["metrics"] = {
+        name: [value if value is None or i < moved else 2 * value for i, value in enumerate(values)]
+        for name, values in one["metrics"].items()
+    }
+    left, right = (Table.of_json("planted", obj, objective="throughput_cpu") for obj in (one, other))
+    assert len(right.configs) == len(left.configs) - 1 and right.trials.sum() == 120
+    assert right.noise["get_us"] == pytest.approx(left.noise["get_us"], rel=0.2)
+    kept = [i for i in range(len(left.configs)) if i != moved - canaries[0] - 1]
+    np.testing.assert_allclose(right.z["get_us"], left.z["get_us"][kept], atol=1e-12)
+
+
 def test_forests_rank_what_they_have_not_seen(replay: Replay) -> None:
     quality = replay.quality()
     assert quality["throughput_cpu"] > 0.8

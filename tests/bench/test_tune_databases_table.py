@@ -474,5 +474,21 @@ def test_a_recording_goes_on_after_a_kill_and_can_be_replayed(tmp_path: Path) ->
     assert table.table.columns["wall_s"].count(REFUSED_S) == sum(row["failure"] is not None for row in again)
 
 
+def test_a_block_is_measured_on_one_machine(tmp_path: Path) -> None:
+    out = tmp_path / "t.json.gz"
+    whole, _ = recorded(Recorded(), out, 12)
+    lines = lines_of(out)
+    text = [line.replace(whole[0]["machine"], "elsewhere") for line in lines.read_text().splitlines(keepends=True)]
+    # The header and 13 rows: two blocks of five, a canary and two trials of the third.
+    lines.write_text("".join(text[:14]))
+    assert len(resumed(lines, {"a": 1})) == 10
+    lines.write_text("".join(text[:11]))
+    assert len(resumed(lines, {"a": 1})) == 10
+    target = Recorded()
+    again, _ = recorded(target, out, 12)
+    assert len(target.runs) == 5
+    assert [row["machine"] for row in again] == ["elsewhere"] * 10 + [whole[0]["machine"]] * 5
+
+
 def _texts(rows: list[dict[str, Any]]) -> set[str]:
     return {planted_space().canonical(row["config"]) for row in rows}
