@@ -120,7 +120,7 @@ def _bf16(bench: Bench, graph: Any, model: Any, rounds: int) -> None:
     from mlsysopt.compile.peers import peer
     from mlsysopt.core.measure import machine
 
-    if not {"avx512_bf16", "amx_bf16"} & set(machine().isa):
+    if not machine().multiplies_bf16:
         print("bf16: not run, this processor has no products in bf16")
         return
     ours = mlsysopt.compile(graph, threads=1, precision="bf16")

@@ -25,6 +25,13 @@ def test_machine_is_json_and_its_key_ignores_patch_releases() -> None:
         assert replace(one, **other).key() != one.key()  # type: ignore[arg-type]
 
 
+def test_who_multiplies_bf16() -> None:
+    here = machine()
+    assert not replace(here, isa=("avx2", "avx512f", "avx512_vnni")).multiplies_bf16
+    assert replace(here, isa=("avx512f", "avx512_bf16")).multiplies_bf16
+    assert replace(here, isa=("avx512f", "amx_bf16")).multiplies_bf16
+
+
 def test_conditions_since_counters() -> None:
     found = conditions(counters())
     assert found.load1 >= 0

@@ -91,8 +91,7 @@ class OneDnn:
 def _without_bf16() -> Refusal | None:
     from mlsysopt.core.measure import machine
 
-    able = {"avx512_bf16", "amx_bf16"} & set(machine().isa)
-    return None if able else Refusal("this processor has no dot product of bf16")
+    return None if machine().multiplies_bf16 else Refusal("this processor has no dot product of bf16")
 
 
 @cache

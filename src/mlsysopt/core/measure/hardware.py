@@ -48,6 +48,11 @@ class Machine:
     python: str
     packages: dict[str, str]
 
+    @property
+    def multiplies_bf16(self) -> bool:
+        """Whether it has dot products of bfloat16 operands."""
+        return not {"avx512_bf16", "amx_bf16"}.isdisjoint(self.isa)
+
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         return {**asdict(self), "isa": list(self.isa), "key": self.key()}
