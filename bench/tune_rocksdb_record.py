@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 RUN = 25  # trials of one run of one tuner
 STARTS = 10  # Sobol points that such a run starts from
 TUNERS = ("random", "tpe", "gp")
+ASKED = 8  # times that a tuner is asked for a valid point
 MOST_BYTES = 400_000
 
 
@@ -123,7 +124,8 @@ class Proposals:
         import optuna
 
         config: dict = {}
-        for _ in range(8):
+        # A Gaussian process fits its model anew for every answer, and would give nearly the same one.
+        for _ in range(1 if isinstance(study.sampler, optuna.samplers.GPSampler) else ASKED):
             trial = study.ask(self.space.distributions())
             config = self.space.from_params(trial.params)
             # What is told is the measured point, which may be a repaired one: see `tell`.
