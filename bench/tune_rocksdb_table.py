@@ -178,8 +178,9 @@ def ratio(ours: ArrayLike, theirs: ArrayLike) -> tuple[float, float, float]:
     return float(a.sum() / b.sum()), float(low), float(high)
 
 
-def report(bench: Bench, replays: Mapping[str, Replay], traces: Mapping[str, Mapping[str, list[Trace]]]) -> None:
-    """Print a table per recording and state the bars."""
+def report(bench: Bench, replays: Mapping[str, Replay], traces: Mapping[str, Mapping[str, list[Trace]]]) -> str:
+    """Print a table per recording, state the bars, and return them in one line."""
+    told: list[str] = []
     for table, by_name in traces.items():
         it = replays[table]
         ceiling = max([it.ceiling, *(float(t.gains.max()) for ts in by_name.values() for t in ts)])
@@ -214,16 +215,17 @@ def report(bench: Bench, replays: Mapping[str, Replay], traces: Mapping[str, Map
         key = table.removeprefix("rocksdb-")
         objective = quality[it.table.objective]
         bench.bar(f"tune-rocksdb.2q-{key}", objective, ">=", QUALITY, must=False, about="out-of-bag rank correlation")
-        for peer, limit in zip(PEERS, (0.8, 1.0, 1.0), strict=True):
-            value = ratio(areas["structured"], areas[peer])[0]
+        over = {peer: ratio(areas["structured"], areas[peer])[0] for peer in PEERS}
+        told.append(f"{key}: area " + ", ".join(f"{value:.2f}x {peer}'s" for peer, value in over.items()))
+        for (peer, value), limit in zip(over.items(), (0.8, 1.0, 1.0), strict=True):
             bench.bar(f"tune-rocksdb.2-{key}-{peer}", value, "<=", limit, about=f"area over {peer}'s")
         reach = {n: median_trials([t.reached(GOAL) for t in by_name[n]]) for n in ("structured", "tpe")}
         bench.bar(f"tune-rocksdb.2-{key}-trials", reach["structured"], "<=", 10, about="median trials to 1.25x")
         bench.bar(f"tune-rocksdb.2-{key}-trials-tpe", reach["structured"], "<=", reach["tpe"], about="and TPE's")
         wrong = ratio(areas["permuted"], areas["random"])[0]
         bench.bar(f"tune-rocksdb.3-{key}", wrong, "<=", 1.0, about="permuted knowledge, area over random's")
-        value = ratio(areas["structured"], areas["tpe"])[0]
-        bench.bar(f"tune-rocksdb.9-{key}", value, "<=", 0.9, must=False, about="area over tpe's")
+        bench.bar(f"tune-rocksdb.9-{key}", over["tpe"], "<=", 0.9, must=False, about="area over tpe's")
+    return "; ".join(told)
 
 
 def median_trials(reached: Sequence[int | None]) -> float:
@@ -265,9 +267,8 @@ def main(arguments: list[str] | None = None) -> int:
     traces = {t: {n: (stored[n][t] or []) if n in ready else found[t][n] for n in names} for t in paths}
     for name in ready:
         print(check_kept(paths, traces, name))
-    report(bench, replays, traces)
-    bench.headline = f"{time.monotonic() - started:.0f} s"
-    print(f"took {bench.headline}", file=sys.stderr)
+    bench.headline = report(bench, replays, traces)
+    print(f"took {time.monotonic() - started:.0f} s", file=sys.stderr)
     return bench.finish()
 
 
