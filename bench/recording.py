@@ -99,10 +99,9 @@ def measured(
         say: Tells people about a row and its canary.
         extra: Columns of a recorder's own, from an outcome.
     """
-    from mlsysopt.core.measure import conditions, machine
+    from mlsysopt.core.measure import conditions
     from mlsysopt.core.seeds import integer_seed
 
-    here = machine().text()
     done = {(row["role"], row["number"]) for row in rows}
     for number in range(trials):
         block, place = divmod(number, BLOCK)
@@ -116,7 +115,7 @@ def measured(
             timeout_s = max(10.0, 8 * canary["wall_s"]) if canary else 120.0
             before = conditions()
             outcome = session.measure(config, seed=block_seed, timeout_s=timeout_s)
-            row = row_of(role, index, source, config, block_seed, outcome, before, {**extra(outcome), "machine": here})
+            row = row_of(role, index, source, config, block_seed, outcome, before, extra(outcome))
             if role == "canary":
                 if not outcome.ok:
                     raise SystemExit(f"the default itself fails: {outcome.reason}\n{outcome.log_tail}")
@@ -138,6 +137,8 @@ def row_of(
     extra: Mapping[str, Any],
 ) -> Row:
     """Return one run as a line."""
+    from mlsysopt.core.measure import machine
+
     metrics = {name: float(f"{value:.6g}") for name, value in outcome.metrics.items()} if outcome.ok else None
     return {
         "role": role,
@@ -151,6 +152,7 @@ def row_of(
         "wall_s": round(outcome.wall_s, 3),
         "cpu_s": round(outcome.cpu_s, 3),
         **extra,
+        "machine": machine().text(),
         "pressure": conditions.pressure_avg10,
         "at": round(time.time()),
     }

@@ -27,7 +27,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 RUN = 25  # trials of one run of one tuner
 STARTS = 10  # Sobol points that such a run starts from
 TUNERS = ("random", "tpe", "gp")
-ASKED = 8  # times that a tuner is asked for a valid point
 MOST_BYTES = 400_000
 
 
@@ -120,19 +119,12 @@ class Proposals:
         return f"{tuner}-{run}", self._ask(study)
 
     def _ask(self, study: Any) -> dict:
-        """Ask a few times for a valid point, else take the nearest valid one."""
         import optuna
 
-        config: dict = {}
-        # A Gaussian process fits its model anew for every answer, and would give nearly the same one.
-        for _ in range(1 if isinstance(study.sampler, optuna.samplers.GPSampler) else ASKED):
-            trial = study.ask(self.space.distributions())
-            config = self.space.from_params(trial.params)
-            # What is told is the measured point, which may be a repaired one: see `tell`.
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            if not self.space.violations(config):
-                return config
-        return self.space.repair(config)
+        trial = study.ask(self.space.distributions())
+        # What is told is the measured point: see `tell`.
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return self.space.from_params(trial.params)
 
     def tell(self, row: dict) -> None:
         for (tuner, run), study in self.studies.items():
@@ -151,6 +143,7 @@ class Proposals:
         """Make the study of one run; what it saw before a kill is told to it again."""
         import optuna
 
+        from mlsysopt.core.search import SpaceSampler
         from mlsysopt.core.seeds import integer_seed
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -165,7 +158,8 @@ class Proposals:
             "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=1),
             "gp": lambda: optuna.samplers.GPSampler(seed=seed, n_startup_trials=1, deterministic_objective=False),
         }
-        study = optuna.create_study(direction="maximize", sampler=bases[tuner](), study_name=source)
+        sampler = SpaceSampler(bases[tuner](), self.space, seed=seed)
+        study = optuna.create_study(direction="maximize", sampler=sampler, study_name=source)
         # Every second run sees the guards as a penalty.
         study.set_user_attr("guarded", turn % 2 == 1)
         for row in [*starts, *own]:
