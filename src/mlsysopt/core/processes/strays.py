@@ -21,6 +21,13 @@ TOKEN = "MLSYSOPT_OWNER"
 # KILL cannot be refused, but a process that waits for a disk dies only after it.
 _DEATH_S = 5.0
 
+# A process that is just starting a program has no environment to read yet: how long that may take to wait for,
+# how often to look, and how old such a process can be.
+_EXEC_S, _LOOK_S, _YOUNG_S = 2.0, 0.01, 30.0
+
+# Flags of the kernel in /proc/PID/stat: on its way out; a thread of the kernel itself.
+_EXITING, _KERNEL = 0x4, 0x200000
+
 
 @dataclass(frozen=True, slots=True)
 class Stray:
@@ -35,16 +42,7 @@ def carriers(token: str) -> list[int]:
 
     Processes of other users cannot be asked and are left out, unless this is root.
     """
-    mark = f"{TOKEN}={token}".encode()
-    found: list[int] = []
-    with os.scandir("/proc") as entries:
-        pids = [int(entry.name) for entry in entries if entry.name.isdecimal()]
-    for pid in pids:
-        if pid != os.getpid():
-            with suppress(OSError):
-                if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                    found.append(pid)
-    return found
+    return _look(token)[0]
 
 
 def end_all(known: Iterable[tuple[int, int]], token: str) -> list[Stray]:
@@ -54,15 +52,45 @@ def end_all(known: Iterable[tuple[int, int]], token: str) -> list[Stray]:
         known: (process number, start ticks); a number that now belongs to another process is left alone.
         token: The ledger's token.
     """
-    ended: list[Stray] = []
-    # Twice: a process may have forked between the look and the kill.
-    for attempt in range(2):
-        pairs = list(known) if attempt == 0 else []
-        pairs += [(pid, ticks) for pid in carriers(token) if (ticks := start_ticks(pid)) is not None]
+    ended = _kill(dict.fromkeys(known))
+    deadline = time.monotonic() + _DEATH_S
+    patience = time.monotonic() + _EXEC_S
+    # Until a look finds nothing: a process may fork between the look and its end.
+    while (now := time.monotonic()) < deadline:
+        found, unclear = _look(token)
+        pairs = [(pid, ticks) for pid in found if (ticks := start_ticks(pid)) is not None]
         ended += _kill(dict.fromkeys(pairs))
         if not pairs:
-            break
+            if not unclear or now > patience:
+                break
+            time.sleep(_LOOK_S)
     return ended
+
+
+def _look(token: str) -> tuple[list[int], bool]:
+    """Return who carries the token, and whether some young process cannot tell yet."""
+    mark = f"{TOKEN}={token}".encode()
+    found: list[int] = []
+    unclear = False
+    with os.scandir("/proc") as entries:
+        pids = [int(entry.name) for entry in entries if entry.name.isdecimal()]
+    for pid in pids:
+        if pid != os.getpid():
+            with suppress(OSError):
+                variables = Path(f"/proc/{pid}/environ").read_bytes()
+                if mark in variables.split(b"\0"):
+                    found.append(pid)
+                elif not variables:
+                    unclear = unclear or _is_starting(pid)
+    return found, unclear
+
+
+def _is_starting(pid: int) -> bool:
+    """Whether a process without an environment is so young that it may be between fork and its program."""
+    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    if fields[0] in "ZX" or int(fields[6]) & (_EXITING | _KERNEL):
+        return False
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK") < _YOUNG_S
 
 
 def _kill(pairs: Iterable[tuple[int, int]]) -> list[Stray]:
