@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,33 @@ def test_proposal_is_as_high_as_the_best_of_a_fine_grid(guarded: bool) -> None:
     assert acquisition(space.encode(found)[None])[0] >= acquisition(grid).max() - 0.01
     if guarded:
         assert found["b"] < 0.5
+
+
+def test_the_least_likely_guard_counts_however_many_there_are() -> None:
+    acquisition = _acquisition(guarded=True)
+    guard = acquisition.model.guards["g"]
+    at = np.random.default_rng(5).random((50, 2))
+    once = acquisition.smooth(at)
+    easy = replace(guard, hyper=replace(guard.hyper, centre=guard.hyper.centre - 3.0))
+    many = replace(acquisition, model=replace(acquisition.model, guards={"g": guard, "copy": guard, "easy": easy}))
+    np.testing.assert_array_equal(many.smooth(at), once)
+    alone = replace(acquisition, model=replace(acquisition.model, guards={}))
+    np.testing.assert_allclose(once - alone.smooth(at), log_met(*guard.posterior(at)))
+
+
+def test_a_sure_step_within_the_noise_is_worth_less_than_a_guess() -> None:
+    """One model of two columns: near the best point a small gain is sure, far from it nothing is known."""
+    x = np.array([[0.5, 0.5], [0.45, 0.5], [0.55, 0.5], [0.5, 0.45], [0.5, 0.55]])
+    gain = np.array([0.0, -0.03, 0.02, -0.02, 0.01])
+    rest = GP.of(Hyper((0.4, 0.4), floor=1e-4), x, gain, np.zeros(5), columns=[0, 1], categorical=NUMERIC)
+    # The guard is thought to be met near the trials, and as likely broken as met far away.
+    guard = GP.of(Hyper((0.3, 0.3), floor=1e-4), x, np.full(5, -1.0), np.zeros(5), columns=[0, 1], categorical=NUMERIC)
+    near, far = np.array([[0.57, 0.53]]), np.array([[0.0, 1.0]])
+    sharp = Model((), (), None, rest, {"g": guard, "h": guard}, None, best=0.02, noise=0.0)
+    told = {noise: Acquisition(replace(sharp, noise=noise), lambda u: np.ones(len(u))) for noise in (0.0, 0.1)}
+    preferred = {noise: float((it.smooth(near) - it.smooth(far))[0]) for noise, it in told.items()}
+    assert preferred[0.1] < 0.0
+    assert preferred[0.1] < preferred[0.0]
 
 
 def test_proposal_meets_constraints_and_is_new() -> None:

@@ -312,3 +312,27 @@ def test_too_few_trials_to_explain() -> None:
         StructuredGPSampler(space=space).model(study)
     with pytest.raises(StudyError, match="pass space="):
         StructuredGPSampler().explain(optuna.create_study())
+
+
+def test_a_guard_is_learned_from_knobs_that_its_map_leaves_out() -> None:
+    """Strict maps are believed; the automatic one is a hint."""
+    study, space = _filled(0)
+    for config in space.sobol(24, 2):
+        told = _metrics(config)
+        told["metrics"]["heat"] = heat = config["ratio"] - 0.5
+        _finish(study, space, config, **told, constraints={"heat": heat})
+    known = {**KNOWLEDGE, "heat": ["codec"]}
+    at = np.asarray(space.encode_many([{**space.default(), "ratio": ratio} for ratio in (0.05, 0.95)]))
+    rise = {}
+    for subgoals in ("auto", "knowledge"):
+        sampler = StructuredGPSampler(space=space, seed=1, knowledge=known, subgoals=subgoals)
+        mean, _ = sampler.model(study).guards["heat"].posterior(at)
+        rise[subgoals] = mean[1] - mean[0]
+    assert rise["auto"] > 0.7
+    assert abs(rise["knowledge"]) < 0.05
+
+
+def test_the_noise_of_a_gain_is_what_is_known_or_what_the_fit_leaves() -> None:
+    study, space = _filled(20, noise={"throughput": 0.04})
+    assert StructuredGPSampler(space=space, seed=1).model(study).noise == pytest.approx(0.2, rel=0.05)
+    assert StructuredGPSampler(space=space, seed=1).model(_filled(20)[0]).noise < 0.1

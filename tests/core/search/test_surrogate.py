@@ -27,12 +27,27 @@ def test_gradient_is_the_one_of_finite_differences(seed: int, d: int, n: int) ->
     x[:, categorical] = np.round(x[:, categorical] * 2) / 2
     theta = 0.5 * rng.standard_normal(x.shape[1] + 3)
     distances = squared_distances(x, x, categorical)
-    _, gradient = evidence(theta, distances, y, noise)
+    told = {"relevance": rng.exponential(size=x.shape[1])} if rng.random() < 0.5 else {}
+    _, gradient = evidence(theta, distances, y, noise, **told)
     step = 1e-6
     for i, unit in enumerate(np.eye(len(theta))):
-        up, _ = evidence(theta + step * unit, distances, y, noise)
-        down, _ = evidence(theta - step * unit, distances, y, noise)
+        up, _ = evidence(theta + step * unit, distances, y, noise, **told)
+        down, _ = evidence(theta - step * unit, distances, y, noise, **told)
         assert (up - down) / (2 * step) == pytest.approx(gradient[i], rel=1e-4, abs=1e-5)
+
+
+def test_what_is_thought_to_matter_is_a_hint_and_no_more() -> None:
+    told = Hyper.prior_mode(3, np.array([2.0, 1.0, 0.0])).lengths
+    plain = Hyper.prior_mode(3).lengths
+    # An inverse squared length is proportional to the relevance, down to a tenth of the average.
+    assert np.square(np.divide(plain, told)).tolist() == pytest.approx([2.0, 1.0, 0.1])
+    x, y, noise = _data(n=40)
+    hint = np.array([0.0, 0.0, 2.0, 2.0])
+    misled = GP.fit(x, y, noise, columns=range(4), categorical=np.zeros(4, bool), relevance=hint)
+    assert max(misled.hyper.lengths[:2]) < min(misled.hyper.lengths[2:])
+    few = [GP.fit(x[:6], y[:6], noise[:6], columns=range(4), categorical=np.zeros(4, bool), relevance=h)
+           for h in (hint, hint[::-1].copy())]  # fmt: skip
+    assert few[0].hyper.lengths[0] > few[1].hyper.lengths[0]
 
 
 def test_posterior_and_evidence_equal_gpytorch() -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mlsysopt.core.errors import MissingExtra
 from mlsysopt.core.references import Reference
 from mlsysopt.core.search.history import History
-from mlsysopt.core.search.model import Model, Settings, fit
+from mlsysopt.core.search.model import Model, Settings, fit, judged
 from mlsysopt.core.search.structured import StructuredGPSampler
 from mlsysopt.core.search.subgoals import correlation
 from mlsysopt.core.search.surrogate import GP, matern52, squared_distances
@@ -258,9 +258,7 @@ class ICMSampler(StructuredGPSampler):
             centre=float(centre[0]),
             scale=float(scale[0]),
         )
-        met = history.feasible
-        best = float(joint.posterior(history.x[met])[0].max()) if met.any() else None
-        return _Joint((), (), None, plain.rest, plain.guards, None, best, joint)
+        return judged(_Joint((), (), None, plain.rest, plain.guards, None, joint=joint), history)
 
 
 def _association(values: Floats, gain: Floats) -> float:

@@ -17,7 +17,7 @@ from mlsysopt.core.search.history import History
 from mlsysopt.core.search.subgoals import Subgoal
 from mlsysopt.core.search.surrogate import GP
 
-__all__ = ["LEAST_EXPLAINED", "Model", "Settings", "fit"]
+__all__ = ["LEAST_EXPLAINED", "Model", "Settings", "fit", "judged"]
 
 Floats = NDArray[np.float64]
 
@@ -42,6 +42,8 @@ class Settings:
         shares: Known shares of the default's time by metric; None fits them.
         residual: Whether a residual model is added; False is an ablation.
         decompose: Whether sub-goals are used at all; False is an ablation.
+        strict: Whether a sub-goal sees nothing but its knobs; otherwise it sees all, and its weights say
+            which of them are thought to matter.
     """
 
     categorical: NDArray[np.bool_]
@@ -50,9 +52,17 @@ class Settings:
     shares: Mapping[str, float] | None = None
     residual: bool = True
     decompose: bool = True
+    strict: bool = False
 
-    def columns(self, knobs: Sequence[str]) -> list[int]:
-        return [column for knob in knobs for column in self.columns_of[knob]]
+    def sight(self, subgoal: Subgoal | None) -> tuple[list[int], Floats | None]:
+        """Return the columns that a model of a sub-goal looks at, and how much each is thought to matter."""
+        if subgoal is not None and self.strict:
+            return [column for knob in subgoal.knobs for column in self.columns_of[knob]], None
+        pairs = [(knob, column) for knob, columns in self.columns_of.items() for column in columns]
+        if subgoal is None:
+            return [column for _, column in pairs], None
+        average = 1.0 / len(self.columns_of)
+        return [column for _, column in pairs], np.array([subgoal.weights[knob] / average for knob, _ in pairs])
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,7 @@ class Model:
         guards: One model per guard.
         explained: Share of Var(y) that the aggregator explains out of sample; None when it was not tried.
         best: Largest posterior mean among evaluated feasible points; None while there is none.
+        noise: Standard deviation of one measured gain around what is believed of it.
     """
 
     subgoals: tuple[Subgoal, ...]
@@ -76,6 +87,7 @@ class Model:
     guards: Mapping[str, GP]
     explained: float | None
     best: float | None = None
+    noise: float = 0.0
 
     def predict(self, x: Floats) -> tuple[Floats, Floats]:
         """Return mean and variance of the noise-free gain, each of shape (m,), for inputs (m, d)."""
@@ -115,7 +127,6 @@ def fit(history: History, subgoals: Sequence[Subgoal], settings: Settings, guard
         settings: Columns, kinds, ablations.
         guards: The knobs behind guards that are no sub-goals; a guard without a map sees all knobs.
     """
-    everything = list(range(history.x.shape[1]))
     used = tuple(subgoal for subgoal in subgoals if subgoal.metric in history.metrics)
     choice: Choice | None = None
     explained: float | None = None
@@ -130,27 +141,15 @@ def fit(history: History, subgoals: Sequence[Subgoal], settings: Settings, guard
     rest: GP | None
     if choice is None:
         used = ()
-        rest = _gp(history, history.gain, history.gain_noise, everything, settings)
+        rest = _gp(history, history.gain, history.gain_noise, None, settings)
     else:
         parts = tuple(
-            _gp(
-                history,
-                history.metrics[subgoal.metric],
-                history.noise.get(subgoal.metric),
-                settings.columns(subgoal.knobs),
-                settings,
-            )
+            _gp(history, history.metrics[subgoal.metric], history.noise.get(subgoal.metric), subgoal, settings)
             for subgoal in used
         )
-        rest = _gp(history, choice.residuals, None, everything, settings, RESIDUAL_FLOOR) if settings.residual else None
+        rest = _gp(history, choice.residuals, None, None, settings, RESIDUAL_FLOOR) if settings.residual else None
     limits = {
-        name: _gp(
-            history,
-            excess,
-            history.noise.get(name),
-            _guard_columns(name, (*subgoals, *guards), settings),
-            settings,
-        )
+        name: _gp(history, excess, history.noise.get(name), _own(name, (*subgoals, *guards)), settings)
         for name, excess in history.guards.items()
     }
     model = Model(used, parts, choice, rest, limits, explained)
@@ -159,22 +158,30 @@ def fit(history: History, subgoals: Sequence[Subgoal], settings: Settings, guard
         # It ran too long to be any good: one observation at the worst gain seen.
         base, _ = model.sum(late)
         model = replace(model, rest=rest.condition(late, history.gain.min() - base, np.zeros(len(late))))
+    return judged(model, history)
+
+
+def judged(model: Model, history: History) -> Model:
+    """Return a model with `best` and `noise` of the trials it was fitted to."""
+    mean, _ = model.predict(history.x)
     met = history.feasible
-    best = float(model.predict(history.x[met])[0].max()) if met.any() else None
-    return replace(model, best=best)
+    # What repeats of the default show is the least; runs of other configurations vary more.
+    squares = np.maximum(np.mean((history.gain - mean) ** 2), history.gain_noise)
+    return replace(model, best=float(mean[met].max()) if met.any() else None, noise=math.sqrt(squares.mean()))
 
 
 def _gp(
     history: History,
     values: Floats,
     noise: Floats | None,
-    columns: Sequence[int],
+    subgoal: Subgoal | None,
     settings: Settings,
     floor_prior: tuple[float, float] | None = None,
 ) -> GP:
     """Fit on the first trials up to the last refit, then add the newer ones."""
     known = noise if noise is not None else np.zeros(len(values))
     n = len(values)
+    columns, relevance = settings.sight(subgoal)
     prefix = n if n <= REFIT_ALWAYS else n - n % REFIT_EVERY
     gp = GP.fit(
         history.x[:prefix],
@@ -183,6 +190,7 @@ def _gp(
         columns=columns,
         categorical=settings.categorical,
         floor_prior=floor_prior or FLOOR,
+        relevance=relevance,
     )
     return gp.condition(history.x[prefix:], values[prefix:], known[prefix:])
 
@@ -193,11 +201,6 @@ def _shares(used: Sequence[Subgoal], settings: Settings) -> Floats | None:
     return np.array([float(settings.shares.get(subgoal.metric, 0.0)) for subgoal in used])
 
 
-def _guard_columns(name: str, subgoals: Sequence[Subgoal], settings: Settings) -> list[int]:
-    """Return the columns of a guard: those of its own sub-goal where the map has one."""
-    own = next((s for s in subgoals if s.metric == name or name in s.absorbed), None)
-    knobs = own.knobs if own is not None else tuple(settings.columns_of)
-    return settings.columns(knobs)
-
-
-Validity = Callable[[Floats], Floats]
+def _own(guard: str, subgoals: Sequence[Subgoal]) -> Subgoal | None:
+    """Return the sub-goal that is the guarded metric itself, where the map has one."""
+    return next((subgoal for subgoal in subgoals if guard in (subgoal.metric, *subgoal.absorbed)), None)

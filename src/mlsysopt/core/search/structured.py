@@ -74,8 +74,9 @@ class StructuredGPSampler(WholeSampler):
     seed: a sampler that is built anew goes on as if it had never stopped.
 
     Args:
-        subgoals: "auto" blends knowledge with what the trials show; "knowledge" uses the given map
-            alone; a mapping from metric to knobs is used as it is.
+        subgoals: "auto" blends knowledge with what the trials show, and takes the result for a hint about
+            which knobs matter; "knowledge" and a mapping from metric to knobs are used as they are: a
+            sub-goal then depends on nothing but its knobs.
         knowledge: Metric -> knobs, or knob -> weight: where "auto" starts. Metrics that are not in it
             are not used as sub-goals; without knowledge all are.
         space: What may be chosen, with its constraints; None takes Optuna's intersection of the trials'.
@@ -224,6 +225,7 @@ class StructuredGPSampler(WholeSampler):
             shares=self._shares,
             residual=self._residual,
             decompose=self._decompose,
+            strict=self._subgoals != "auto",
         )
 
     def _fit(self, history: History, settings: Settings) -> Model:

@@ -24,6 +24,8 @@ LEAST_LENGTH, MOST_LENGTH = 0.025, 1e3
 LEAST_FLOOR, MOST_FLOOR = 1e-4, 1.0
 FLOOR = (-4.0, 1.0)
 """Location and scale of the log-normal prior on the fitted noise floor of standardised values, as in BoTorch."""
+LEAST_RELEVANCE = 0.1
+"""No column is thought to matter less than this, where 1 is the average: knowledge may be wrong."""
 VARIANCE_SCALE = 0.5
 """Width of the log-normal prior on the signal variance around 1: the values are standardised."""
 FIT_POINTS = 200
@@ -51,10 +53,12 @@ class Hyper:
     scale: float = 1.0
 
     @classmethod
-    def prior_mode(cls, dims: int, *, centre: float = 0.0, scale: float = 1.0) -> Hyper:
+    def prior_mode(
+        cls, dims: int, relevance: Floats | None = None, *, centre: float = 0.0, scale: float = 1.0
+    ) -> Hyper:
         """Return the most likely values before any data."""
-        loc, spread = _length_prior(dims)
-        return cls((math.exp(loc - spread**2),) * dims, centre=centre, scale=scale)
+        loc, spread = _length_prior(dims, relevance)
+        return cls(tuple(np.exp(loc - spread**2).tolist()), centre=centre, scale=scale)
 
     def vector(self) -> Floats:
         """Return the fitted numbers as one vector: log lengths, log variance, log floor, mean."""
@@ -67,13 +71,18 @@ class Hyper:
         return cls(lengths, float(np.exp(theta[-3])), float(np.exp(theta[-2])), float(theta[-1]), centre, scale)
 
 
-def _length_prior(dims: int) -> tuple[float, float]:
-    """Return location and scale of the log-normal prior, which grows with sqrt(dims).
+def _length_prior(dims: int, relevance: Floats | None = None) -> tuple[Floats, float]:
+    """Return locations, shape (dims,), and scale of the log-normal prior, which grows with sqrt(dims).
+
+    An inverse squared length is how fast a column moves the values: it is thought proportional to relevance.
 
     References:
         Hvarfner, Hellsten, Nardi, Vanilla Bayesian Optimization Performs Great in High Dimensions, ICML 2024.
     """
-    return math.sqrt(2.0) + 0.5 * math.log(max(1, dims)), math.sqrt(3.0)
+    loc = np.full(dims, math.sqrt(2.0) + 0.5 * math.log(max(1, dims)))
+    if relevance is not None:
+        loc -= 0.5 * np.log(np.maximum(relevance, LEAST_RELEVANCE))
+    return loc, math.sqrt(3.0)
 
 
 def squared_distances(a: Floats, b: Floats, categorical: NDArray[np.bool_]) -> Floats:
@@ -102,7 +111,12 @@ def matern52(distances: Floats, lengths: Sequence[float]) -> tuple[Floats, Float
 
 
 def evidence(
-    theta: Floats, distances: Floats, y: Floats, noise: Floats, floor_prior: tuple[float, float] = FLOOR
+    theta: Floats,
+    distances: Floats,
+    y: Floats,
+    noise: Floats,
+    floor_prior: tuple[float, float] = FLOOR,
+    relevance: Floats | None = None,
 ) -> tuple[float, Floats]:
     """Return the negative log posterior density of hyper-parameters and its gradient.
 
@@ -112,6 +126,7 @@ def evidence(
         y: Standardised values, shape (n,).
         noise: Known noise variances in standardised units, shape (n,).
         floor_prior: Location and scale of the log-normal prior on the floor.
+        relevance: How much each column is thought to matter, 1 for the average, shape (d,); None is 1 for all.
     """
     from scipy.linalg import cho_solve
 
@@ -136,7 +151,7 @@ def evidence(
     gradient[d + 1] = -0.5 * floor * float(np.trace(weights))
     gradient[d + 2] = -float(alpha.sum())
 
-    loc, spread = _length_prior(d)
+    loc, spread = _length_prior(d, relevance)
     away = (theta[:d] - loc) / spread
     loss += float((theta[:d] + 0.5 * away**2).sum())
     gradient[:d] += 1.0 + away / spread
@@ -162,6 +177,7 @@ def _fit_hyper(
     values: Floats,
     noise: Floats,
     floor_prior: tuple[float, float],
+    relevance: Floats | None,
     start: Hyper | None,
     iterations: int,
 ) -> Hyper:
@@ -169,7 +185,7 @@ def _fit_hyper(
 
     d = distances.shape[0]
     centre, scale = _standard(values)
-    first = Hyper.prior_mode(d, centre=centre, scale=scale)
+    first = Hyper.prior_mode(d, relevance, centre=centre, scale=scale)
     begin = start if start is not None and len(start.lengths) == d else first
     bounds = [
         *[(math.log(LEAST_LENGTH), math.log(MOST_LENGTH))] * d,
@@ -180,7 +196,7 @@ def _fit_hyper(
     found = minimize(
         evidence,
         begin.vector(),
-        args=(distances, (values - centre) / scale, noise / scale**2, floor_prior),
+        args=(distances, (values - centre) / scale, noise / scale**2, floor_prior, relevance),
         jac=True,
         method="L-BFGS-B",
         bounds=bounds,
@@ -221,6 +237,7 @@ class GP:
         columns: Sequence[int],
         categorical: NDArray[np.bool_],
         floor_prior: tuple[float, float] = FLOOR,
+        relevance: Floats | None = None,
         start: Hyper | None = None,
         iterations: int = ITERATIONS,
     ) -> GP:
@@ -233,6 +250,7 @@ class GP:
             columns: The columns that this model sees.
             categorical: Which of all columns are categories, shape (all columns,).
             floor_prior: What is thought of the noise beyond the known one, in units of the values' variance.
+            relevance: How much each of `columns` is thought to matter, 1 for the average; None is 1 for all.
             start: Hyper-parameters to start from; None starts at the prior's mode.
             iterations: Most L-BFGS iterations.
 
@@ -251,10 +269,10 @@ class GP:
         inputs = x[picked][:, chosen]
         if len(picked) < 3:
             centre, scale = _standard(y)
-            hyper = Hyper.prior_mode(len(chosen), centre=centre, scale=scale)
+            hyper = Hyper.prior_mode(len(chosen), relevance, centre=centre, scale=scale)
         else:
             distances = squared_distances(inputs, inputs, kinds)
-            hyper = _fit_hyper(distances, y[picked], noise[picked], floor_prior, start, iterations)
+            hyper = _fit_hyper(distances, y[picked], noise[picked], floor_prior, relevance, start, iterations)
         return cls.of(hyper, x, y, noise, columns=columns, categorical=categorical)
 
     @classmethod
