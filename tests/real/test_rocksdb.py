@@ -14,6 +14,7 @@ import pytest
 from mlsysopt.core.target import Failure, Limits, Measurement
 from mlsysopt.operate.tune.rocksdb.flags import accepted_codecs, find_db_bench, help_of
 from mlsysopt.operate.tune.rocksdb.options import OptionsFile, diff, effective, newest_options
+from mlsysopt.operate.tune.rocksdb.phases import Trial, run_trial
 from mlsysopt.operate.tune.rocksdb.target import DbBench, db_bench
 from mlsysopt.operate.tune.rocksdb.workloads import WORKLOADS, Workload
 
@@ -142,8 +143,28 @@ def test_a_command_line_that_db_bench_refuses_is_rejected(tmp_path: Path) -> Non
     assert "unknown benchmark 'nosuchbenchmark'" in outcome.reason
 
 
+@pytest.mark.parametrize("trigger", [2, 4])
+def test_a_load_ends_when_nothing_is_left_to_compact(tmp_path: Path, trigger: int) -> None:
+    """As db_bench's own waitforcompaction has it, which sleeps five seconds before it looks."""
+    knobs = {"write_buffer_size": 4 * 2**20, "level0_file_num_compaction_trigger": trigger}
+    flags = {**MIX.flags, "num": 60_000, "reads": 1000}
+    written: dict[str, float] = {}
+    for name, after in (("held", ()), ("slept", ("levelstats",))):
+        work = Workload(("fillrandom", "flush", "waitforcompaction", *after), MIX.run, flags, name)
+        done = run_trial(str(find_db_bench()), work, knobs, tmp_path / name, seed=3, limits=Limits(timeout_s=60))
+        assert isinstance(done, Trial)
+        logs = sorted((tmp_path / name).glob("LOG*"))
+        assert len(logs) == 3
+        # LOG is that of the run, the older one that of the load; what opening would start is in between.
+        assert "compaction_started" in logs[1].read_text(errors="replace")
+        assert "compaction_started" not in logs[2].read_text(errors="replace")
+        assert (done.load.wall_s > 5.0) == (name == "slept")
+        written[name] = done.load.output.counter("rocksdb.compact.write.bytes")
+    assert written["held"] == pytest.approx(written["slept"], rel=0.35)
+
+
 def test_a_time_out_kills_the_child(tmp_path: Path) -> None:
-    slow = Workload(("fillrandom", "flush", "waitforcompaction"), QUICK.run, QUICK.flags, "slow")
+    slow = Workload(("fillrandom", "flush", "waitforcompaction", "levelstats"), QUICK.run, QUICK.flags, "slow")
     started = time.monotonic()
     outcome = measure(quick(tmp_path, slow), {}, timeout_s=1.0)
     assert isinstance(outcome, Failure) and outcome.kind == "timeout"

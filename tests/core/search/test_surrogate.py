@@ -27,12 +27,12 @@ def test_gradient_is_the_one_of_finite_differences(seed: int, d: int, n: int) ->
     x[:, categorical] = np.round(x[:, categorical] * 2) / 2
     theta = 0.5 * rng.standard_normal(x.shape[1] + 3)
     distances = squared_distances(x, x, categorical)
-    told = {"relevance": rng.exponential(size=x.shape[1])} if rng.random() < 0.5 else {}
-    _, gradient = evidence(theta, distances, y, noise, **told)
+    relevance = rng.exponential(size=x.shape[1]) if rng.random() < 0.5 else None
+    _, gradient = evidence(theta, distances, y, noise, relevance=relevance)
     step = 1e-6
     for i, unit in enumerate(np.eye(len(theta))):
-        up, _ = evidence(theta + step * unit, distances, y, noise, **told)
-        down, _ = evidence(theta - step * unit, distances, y, noise, **told)
+        up, _ = evidence(theta + step * unit, distances, y, noise, relevance=relevance)
+        down, _ = evidence(theta - step * unit, distances, y, noise, relevance=relevance)
         assert (up - down) / (2 * step) == pytest.approx(gradient[i], rel=1e-4, abs=1e-5)
 
 

@@ -9,6 +9,7 @@ from mlsysopt._lazy import lazy
 if TYPE_CHECKING:
     from mlsysopt.core.processes.child import Child, Ended, start_child
     from mlsysopt.core.processes.folders import temporary_folder
+    from mlsysopt.core.processes.idle import Hold
     from mlsysopt.core.processes.memory import available_bytes, descendants, tree_pss_bytes
     from mlsysopt.core.processes.ports import free_port
     from mlsysopt.core.processes.programs import apt_line, program
@@ -21,6 +22,7 @@ __all__ = [
     "Child",
     "ChildResult",
     "Ended",
+    "Hold",
     "NotReadyInTime",
     "Service",
     "Stack",
@@ -43,6 +45,7 @@ __getattr__, __dir__ = lazy(
         "Child": "mlsysopt.core.processes.child",
         "ChildResult": "mlsysopt.core.processes.running",
         "Ended": "mlsysopt.core.processes.child",
+        "Hold": "mlsysopt.core.processes.idle",
         "NotReadyInTime": "mlsysopt.core.processes.service",
         "Service": "mlsysopt.core.processes.service",
         "Stack": "mlsysopt.core.processes.service",

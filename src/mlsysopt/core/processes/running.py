@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import selectors
 import signal
@@ -15,6 +16,7 @@ from typing import IO
 
 from mlsysopt.core.errors import InfrastructureError
 from mlsysopt.core.processes.child import Child, start_child
+from mlsysopt.core.processes.idle import Hold, Rest
 from mlsysopt.core.processes.memory import over_limit, peak_rss_bytes
 from mlsysopt.core.target import Limits
 
@@ -31,6 +33,9 @@ _FIRST_LOOK_S, _LOOK_S = 0.01, 0.05
 # What a daemonised grandchild may still write after its parent ended, before the pipe is given up.
 _DRAIN_S = 0.2
 _DEATH_S = 30.0
+# The smallest pipe there is: a child that is held must not get far.
+_HELD_PIPE_BYTES = 4096
+_HELD_LOOK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class ChildResult:
         timed_out: It was ended at `limits.timeout_s`.
         killed_for_memory: It was ended above `limits.memory_bytes`, or because the machine ran out.
         started_after_s: Seconds from the call to the start of the child.
+        held: It was held, came to rest, and went on.
     """
 
     returncode: int
@@ -61,6 +67,7 @@ class ChildResult:
     timed_out: bool = False
     killed_for_memory: bool = False
     started_after_s: float = 0.0
+    held: bool = False
 
 
 def run_child(
@@ -75,6 +82,7 @@ def run_child(
     on_start: Callable[[Child], object] | None = None,
     pass_fds: Sequence[int] = (),
     grace_s: float = 2.0,
+    hold: Hold | None = None,
 ) -> ChildResult:
     """Run a program to its end.
 
@@ -93,6 +101,7 @@ def run_child(
         on_start: Called with the child once it runs; another thread may end it through that.
         pass_fds: File descriptors that it inherits.
         grace_s: Seconds between TERM and KILL.
+        hold: Where to keep it waiting until its background threads are at rest.
 
     Raises:
         MissingProgram: no such program.
@@ -108,7 +117,7 @@ def run_child(
         stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        with _Watch(child, limits, grace_s, on_output, stdin) as watch:
+        with _Watch(child, limits, grace_s, on_output, stdin, hold) as watch:
             if on_start is not None:
                 on_start(child)
             watch.until_end()
@@ -130,6 +139,7 @@ def run_child(
         timed_out=watch.ended_for == "time-out",
         killed_for_memory=watch.ended_for == "memory",
         started_after_s=child.started_at - called,
+        held=watch.held,
     )
 
 
@@ -172,8 +182,12 @@ class _Watch:
         grace_s: float,
         on_output: Callable[[str], object] | None,
         stdin: str | bytes | None,
+        hold: Hold | None,
     ) -> None:
         self.child = child
+        self.held = False
+        self._hold = hold
+        self._rest: Rest | None = None
         self.ended_for: str | None = None
         self.peak_rss_bytes = 0
         self._limits = limits
@@ -189,6 +203,9 @@ class _Watch:
             assert stream is not None
             self._tails[stream] = _Tail(limit, on_output)
             self._selector.register(stream, selectors.EVENT_READ)
+        if hold is not None:
+            assert child.stdout is not None
+            fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, _HELD_PIPE_BYTES)
         if child.stdin is not None:
             os.set_blocking(child.stdin.fileno(), False)
             self._selector.register(child.stdin, selectors.EVENT_WRITE)
@@ -220,6 +237,8 @@ class _Watch:
         if self.child.stdin is not None:
             with suppress(KeyError, ValueError):
                 self._selector.unregister(self.child.stdin)
+        self._let_go()
+        self._hold = None
         deadline = time.monotonic() + _DRAIN_S
         while self._selector.get_map() and (left := deadline - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
@@ -232,7 +251,8 @@ class _Watch:
         return self._tails[stream].text() if stream is not None else ""
 
     def _next_event(self) -> float:
-        times = (self._deadline if self.ended_for is None else None, self._next_look, self._kill_at)
+        next_look = self._next_look if self._rest is None else min(self._next_look, time.monotonic() + _HELD_LOOK_S)
+        times = (self._deadline if self.ended_for is None else None, next_look, self._kill_at)
         return min(when for when in times if when is not None)
 
     def _enforce(self, now: float) -> None:
@@ -243,6 +263,9 @@ class _Watch:
             self._killed, self._kill_at = True, now + _DEATH_S
         if self.ended_for is None and self._deadline is not None and now >= self._deadline:
             self._end("time-out", now)
+        if self._hold is not None and self._rest is not None and self._rest.lasted_s() >= self._hold.idle_s:
+            self.held = True
+            self._let_go()
         if now >= self._next_look:
             self._pause = min(_LOOK_S, 2 * self._pause)
             self._next_look = now + self._pause
@@ -263,9 +286,22 @@ class _Watch:
         pipe: IO[bytes] = stream  # pyright: ignore[reportAssignmentType]
         data = os.read(pipe.fileno(), _CHUNK)
         if data:
-            self._tails[pipe].add(data)
+            tail = self._tails[pipe]
+            tail.add(data)
+            if pipe is self.child.stdout and self._hold is not None:
+                mark = self._hold.after.encode()
+                if mark in tail.kept[-len(data) - len(mark) :]:
+                    self._rest = Rest(self.child.pid)
+                    self._selector.unregister(pipe)
         else:
             self._selector.unregister(pipe)
+
+    def _let_go(self) -> None:
+        """Read a held child's output on."""
+        if self._rest is not None:
+            assert self.child.stdout is not None
+            self._hold = self._rest = None
+            self._selector.register(self.child.stdout, selectors.EVENT_READ)
 
     def _feed(self) -> None:
         pipe = self.child.stdin

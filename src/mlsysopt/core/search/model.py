@@ -6,7 +6,7 @@ y(x) = aggregator(z_1(x on S_1), ..., z_k(x on S_k)) + residual(x on all knobs)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np

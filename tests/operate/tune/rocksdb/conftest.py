@@ -42,6 +42,15 @@ if len(mode) > 1 and mode[1] == phase:
         time.sleep(60)
     if mode[0] == "silent":
         sys.exit(0)
+listed = flags["benchmarks"].split(",")
+if phase == "load" and "levelstats" in listed:
+    # Asked to wait for whoever reads: a table, and the statistics several times.
+    text = open(golden + "/" + workload + "-load.txt").read()
+    work, mark, stats = text.partition("\\n** Compaction Stats")
+    stats, end, counters = stats.partition("\\nSTATISTICS:")
+    sys.stdout.write(work + "\\nLevel Files Size(MB)\\n--------------------\\n  0        2      116\\n")
+    sys.stdout.write((mark + stats) * listed.count("stats") + end + counters)
+    sys.exit(0)
 show(workload + "-" + phase + ".txt")
 """
 

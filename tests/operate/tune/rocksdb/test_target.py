@@ -57,7 +57,7 @@ def test_the_default_passes_no_knob(target: DbBench, fake: Any) -> None:
 def test_three_children_share_seed_and_workload(target: DbBench, fake: Any) -> None:
     measured(target, {"block_size": 8192}, seed=11)
     load, opened, run = fake.calls()
-    assert load[0] == "--benchmarks=fillrandom,flush,waitforcompaction,stats"
+    assert load[0] == "--benchmarks=fillrandom,levelstats,flush,stats,stats,stats,stats,stats,stats"
     assert opened[0] == "--benchmarks=levelstats" and run[0] == "--benchmarks=mixgraph,stats"
     for call in (load, opened, run):
         assert {"--seed=11", "--statistics=true", "--histogram=true", "--num=120000", "--block_size=8192"} <= set(call)

@@ -2,6 +2,10 @@
 
 The middle child only opens what the load left: its CPU seconds are the cost of opening, which the
 run pays too and which is none of the workload's business.
+
+A load ends when nothing is left to flush or to compact. db_bench's `waitforcompaction` sleeps five
+seconds before it looks, and ten more where it found something to do. At the end of a list it is
+replaced: statistics are printed into a pipe that nobody reads until all threads are at rest.
 """
 
 from __future__ import annotations
@@ -14,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlsysopt.core.processes import ChildResult, run_child
+from mlsysopt.core.processes import ChildResult, Hold, run_child
 from mlsysopt.core.quantities import format_bytes
 from mlsysopt.core.target import Config, Failure, Limits, Value
 from mlsysopt.operate.tune.rocksdb.options import OptionsFile, newest_options, warnings_of
 from mlsysopt.operate.tune.rocksdb.output import PhaseOutput, parse, tail
-from mlsysopt.operate.tune.rocksdb.workloads import Workload
+from mlsysopt.operate.tune.rocksdb.workloads import STEPS, Workload
 
 __all__ = ["Phase", "Trial", "command", "format_flag", "run_phase", "run_trial", "unflushed_bytes"]
 
@@ -29,6 +33,11 @@ START_S = 2.0
 _MACHINE = re.compile(
     r"No space left on device|Permission denied|Read-only file system|Disk quota exceeded|Input/output error"
 )
+# What prints almost nothing and may stand between the last work and the waiting.
+_SILENT = frozenset({"flush", "compact", "compact0", "compact1", "compactall"})
+# Each prints 3.7 kB or more; a page of the pipe, one of db_bench's buffer and one that was read hold three.
+_STATS_TO_WAIT = 6
+_HOLD = Hold(after="Level Files Size(MB)")
 _COMPLAINT = re.compile(r"error|illegal|unknown|cannot|invalid|assertion|terminate", re.IGNORECASE)
 
 
@@ -109,16 +118,17 @@ def run_trial(
     """
     started = time.monotonic()
     flags = {**workload.scaled(fidelity), **knobs}
+    held = _held_at_the_end(workload.load)
     steps = (
-        ("load", _with_stats(workload.load), {}, False),
-        ("open", ("levelstats",), {}, True),
-        ("run", _with_stats(workload.run), {"threads": threads} if threads > 1 else {}, True),
+        ("load", held or _with_stats(workload.load), {}, False, _HOLD if held else None),
+        ("open", ("levelstats",), {}, True, None),
+        ("run", _with_stats(workload.run), {"threads": threads} if threads > 1 else {}, True, None),
     )
     phases: dict[str, Phase] = {}
     options, log_text = None, ""
-    for name, benchmarks, more, existing in steps:
+    for name, benchmarks, more, existing, hold in steps:
         argv = command(program, benchmarks, database, {**flags, **more}, seed=seed, existing=existing)
-        done = run_phase(name, argv, database, limits, started)
+        done = run_phase(name, argv, database, limits, started, hold)
         if isinstance(done, Failure):
             return _with_spent(done, phases, started)
         phases[name] = done
@@ -137,16 +147,21 @@ def run_trial(
     return Trial(phases["load"], phases["open"], phases["run"], options, log_text, tuple(warnings_of(log_text)))
 
 
-def run_phase(name: str, argv: Sequence[str], database: Path, limits: Limits, started: float) -> Phase | Failure:
+def run_phase(
+    name: str, argv: Sequence[str], database: Path, limits: Limits, started: float, hold: Hold | None = None
+) -> Phase | Failure:
     """Run one child; `started` is the monotonic time at which the trial, and its time-out, began."""
     if limits.timeout_s is not None:
         left = limits.timeout_s - (time.monotonic() - started)
         if left <= 0:
             return Failure("timeout", f"nothing left of the time-out of {limits.timeout_s:.3g} s for the {name}")
-        child = run_child(argv, limits=limits.with_timeout(left))
+        child = run_child(argv, limits=limits.with_timeout(left), hold=hold)
     else:
-        child = run_child(argv, limits=limits)
+        child = run_child(argv, limits=limits, hold=hold)
     failure = _failure(name, child, database, limits, time.monotonic() - started)
+    if failure is None and hold is not None and not child.held:
+        reason = f"db_bench ended the {name} before its compactions could be waited for"
+        failure = Failure("crashed", reason, tail(child.stdout, 8), wall_s=child.wall_s, cpu_s=child.cpu_s)
     return failure or Phase(name, parse(child.stdout), child.cpu_s, child.wall_s)
 
 
@@ -194,6 +209,23 @@ def _free_bytes(database: Path) -> int:
 def _with_spent(failure: Failure, phases: Mapping[str, Phase], started: float) -> Failure:
     cpu_s = failure.cpu_s + sum(phase.cpu_s for phase in phases.values())
     return Failure(failure.kind, failure.reason, failure.log_tail, time.monotonic() - started, cpu_s, failure.extra)
+
+
+def _held_at_the_end(benchmarks: Sequence[str]) -> tuple[str, ...] | None:
+    """Return a load that waits at its end for whoever reads its output; None where it is to wait by itself.
+
+    >>> _held_at_the_end(["fillrandom", "flush", "waitforcompaction"])[:4]
+    ('fillrandom', 'levelstats', 'flush', 'stats')
+    """
+    if not benchmarks or benchmarks[-1] != "waitforcompaction":
+        return None
+    work = len(benchmarks) - 1
+    while work and benchmarks[work - 1] in STEPS:
+        work -= 1
+    between = benchmarks[work:-1]
+    if not work or not _SILENT.issuperset(between):
+        return None
+    return (*benchmarks[:work], "levelstats", *between, *["stats"] * _STATS_TO_WAIT)
 
 
 def _with_stats(benchmarks: Sequence[str]) -> tuple[str, ...]:
