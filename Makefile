@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 ROOM ?=
 BIN := .venv/bin
-BUDGET ?= 6min
+BUDGET ?= 4min
 
 # A mirror of the data sets beside the checkout is used when the user named none.
 ifndef MLSYSOPT_DATA
