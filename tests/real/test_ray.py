@@ -8,11 +8,13 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlsysopt.core.executors import Ray
 from mlsysopt.core.processes import sweep_orphans
+from mlsysopt.core.processes.strays import carriers
 from mlsysopt.testing.executors import ExecutorContract
 
 pytest.importorskip("ray", reason="ray is not installed: pip install 'mlsysopt[cluster]'")
@@ -69,7 +71,12 @@ def test_a_killed_driver_leaves_nothing_that_a_sweep_does_not_end(
         assert driver.stdout is not None
         assert driver.stdout.readline() == "1024\n"
         folder = temporary_folder_of(tmp_path)
-        assert folder.is_dir() and ray_processes(tmp_path)
+        assert folder.is_dir()
+        # A process that writes its title over its environment would be nobody's: not even seen here.
+        ours = set(ray_processes(tmp_path)) - {driver.pid}
+        assert ours and ours <= set(carriers(ledger_of(tmp_path)["token"]))
+        titles = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in ours)
+        assert b"raylet" in titles and b"DashboardAgent" in titles
         driver.kill()
     monkeypatch.setenv("XDG_STATE_HOME", surroundings["XDG_STATE_HOME"])
     assert f"folder {folder}" in sweep_orphans()
@@ -89,9 +96,13 @@ def ray_processes(tmp_path: Path) -> list[int]:
     return found
 
 
+def ledger_of(tmp_path: Path) -> dict[str, Any]:
+    (ledger,) = (tmp_path / "state/mlsysopt/ledger").glob("*.json")
+    return json.loads(ledger.read_text())
+
+
 def temporary_folder_of(tmp_path: Path) -> Path:
-    for ledger in (tmp_path / "state/mlsysopt/ledger").glob("*.json"):
-        for line in json.loads(ledger.read_text())["lines"]:
-            if line["kind"] == "folder" and Path(line["path"]).name.startswith("ray-"):
-                return Path(line["path"])
+    for line in ledger_of(tmp_path)["lines"]:
+        if line["kind"] == "folder" and Path(line["path"]).name.startswith("ray-"):
+            return Path(line["path"])
     raise AssertionError("the driver wrote no folder of Ray's into its ledger")

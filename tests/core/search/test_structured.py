@@ -179,25 +179,24 @@ def test_guards_keep_it_out() -> None:
 
 def test_failures_teach_without_numbers() -> None:
     space = _space()
-    study = optuna.create_study(
-        direction="maximize", sampler=StructuredGPSampler(space=space, seed=7, knowledge=KNOWLEDGE)
-    )
     failed = 0
-    for _ in range(24):
-        trial = study.ask(space.distributions())
-        config = space.from_params(trial.params)
-        if config["block"] > 12:
-            trial.set_user_attr("state", "crashed")
-            study.tell(trial, -5.0)
-            failed += trial.number >= 12
-        else:
-            for name, value in _metrics(config).items():
-                trial.set_user_attr(name, value)
-            study.tell(trial, _gain(config))
-    # About a third of the space fails, and the best of it would be there.
-    assert failed <= 4
-    history = study.sampler._read(study, space)  # type: ignore[attr-defined]
-    assert history.gain.min() > -5.0
+    for seed in (5, 6, 7):
+        sampler = StructuredGPSampler(space=space, seed=seed, knowledge=KNOWLEDGE)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for _ in range(24):
+            trial = study.ask(space.distributions())
+            config = space.from_params(trial.params)
+            if config["block"] > 12:
+                trial.set_user_attr("state", "crashed")
+                study.tell(trial, -5.0)
+                failed += trial.number >= 12
+            else:
+                for name, value in _metrics(config).items():
+                    trial.set_user_attr(name, value)
+                study.tell(trial, _gain(config))
+        assert sampler._read(study, space).gain.min() > -5.0
+    # More than half of the space fails, and the best of it would be there.
+    assert failed <= 14
 
 
 def test_a_timeout_is_one_bad_observation() -> None:
@@ -332,7 +331,7 @@ def test_a_guard_is_learned_from_knobs_that_its_map_leaves_out() -> None:
     assert abs(rise["knowledge"]) < 0.05
 
 
-def test_the_noise_of_a_gain_is_what_is_known_or_what_the_fit_leaves() -> None:
+def test_the_noise_of_a_gain_is_what_repeats_showed() -> None:
     study, space = _filled(20, noise={"throughput": 0.04})
-    assert StructuredGPSampler(space=space, seed=1).model(study).noise == pytest.approx(0.2, rel=0.05)
-    assert StructuredGPSampler(space=space, seed=1).model(_filled(20)[0]).noise < 0.1
+    assert StructuredGPSampler(space=space, seed=1).model(study).noise == pytest.approx(0.2)
+    assert StructuredGPSampler(space=space, seed=1).model(_filled(20)[0]).noise == 0.0

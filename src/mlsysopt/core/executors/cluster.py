@@ -127,6 +127,8 @@ class Ray(Executor):
         ledger.open()
         variables = {
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Titles of its processes would be written over their environment, and the token with it.
+            "SPT_NOENV": "1",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "PYTHONPATH": os.pathsep.join(part for part in sys.path if part),
             TOKEN: ledger.token,

@@ -2,8 +2,10 @@
 
 `LogEI(x) + min over guards of ln P(guard met at x) + ln p(valid at x)`, all in closed form.
 
-Improvement counts from the best gain plus two standard deviations of one measurement: less cannot be told
-from luck, and a sure step too small to be told would always win over a place where much may be gained.
+Under guards improvement counts from the best gain plus two standard deviations of one measurement: less
+cannot be told from luck, and a sure step too small to be told would win over every place where much may be
+gained. A trial that breaks a guard still tells what is gained there; one that fails tells nothing, so failures
+alone do not raise the bar.
 That all guards are met is at most as likely as that the least likely one is, and for guards that break
 together it is just that likely. The product instead grows smaller with every guard that is added: a search
 that goes by it stays where nothing is unknown.
@@ -36,7 +38,7 @@ CLIMB_ITERATIONS = 20
 DIFFERENCE = 1e-5
 NEIGHBOURS, PRIOR_NEIGHBOURS = 5, 0.25
 MARGIN = 2.0
-"""Standard deviations of one measurement by which a gain has to exceed the best one to count."""
+"""Standard deviations of one measurement by which a gain has to exceed the best one to count, under guards."""
 
 
 def log_expected_improvement(mean: Floats, variance: Floats, best: float) -> Floats:
@@ -121,7 +123,8 @@ class Acquisition:
         total = np.zeros(len(x))
         if self.model.best is not None:
             mean, variance = self.model.predict(x)
-            total += log_expected_improvement(mean, variance, self.model.best + MARGIN * self.model.noise)
+            margin = MARGIN * self.model.noise if self.model.guards else 0.0
+            total += log_expected_improvement(mean, variance, self.model.best + margin)
         if self.model.guards:
             total += np.min([log_met(*guard.posterior(x)) for guard in self.model.guards.values()], axis=0)
         return total

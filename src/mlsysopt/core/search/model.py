@@ -77,7 +77,7 @@ class Model:
         guards: One model per guard.
         explained: Share of Var(y) that the aggregator explains out of sample; None when it was not tried.
         best: Largest posterior mean among evaluated feasible points; None while there is none.
-        noise: Standard deviation of one measured gain around what is believed of it.
+        noise: Standard deviation of one measured gain, as repeats showed it; 0 where nobody knows.
     """
 
     subgoals: tuple[Subgoal, ...]
@@ -163,11 +163,9 @@ def fit(history: History, subgoals: Sequence[Subgoal], settings: Settings, guard
 
 def judged(model: Model, history: History) -> Model:
     """Return a model with `best` and `noise` of the trials it was fitted to."""
-    mean, _ = model.predict(history.x)
     met = history.feasible
-    # What repeats of the default show is the least; runs of other configurations vary more.
-    squares = np.maximum(np.mean((history.gain - mean) ** 2), history.gain_noise)
-    return replace(model, best=float(mean[met].max()) if met.any() else None, noise=math.sqrt(squares.mean()))
+    best = float(model.predict(history.x[met])[0].max()) if met.any() else None
+    return replace(model, best=best, noise=math.sqrt(history.gain_noise.mean()))
 
 
 def _gp(
