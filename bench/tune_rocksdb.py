@@ -18,6 +18,7 @@ from mlsysopt.core.errors import MissingProgram
 from mlsysopt.core.measure import is_quiet
 from mlsysopt.core.processes import temporary_folder
 from mlsysopt.core.study import Event, Result, Study
+from mlsysopt.core.target import Target
 from mlsysopt.operate import tune
 
 TRIALS = 20
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _live(seed: int, others: str) -> int:
-    target = tune.rocksdb(workload="mixgraph", engine="db_bench", knobs="paper10", memory=MEMORY)
+    target = _target()
     version = target.fingerprint().get("version", "")
     bench = Bench(
         "tune_rocksdb",
@@ -60,21 +61,18 @@ def _live(seed: int, others: str) -> int:
     shares: list[float] = []
     results: dict[str, Result] = {}
     for name in samplers:
-        began = time.monotonic()
-        results[name], opened = _run(target, name, seed)
+        results[name], opened, minutes = _run(target, name, seed)
         shares += opened
-        minutes = (time.monotonic() - began) / 60
         rows.append(_row(name, results[name], minutes))
         bench.round(sampler=name, minutes=round(minutes, 2), result=results[name].to_json())
     bench.table(HEADER, rows)
     _bars(bench, results["structured"], shares, quiet)
-    first = results["structured"]
-    bench.headline = str(first.verified["throughput"]) if "throughput" in first.verified else first.reason
+    bench.headline = _told(results["structured"])
     return bench.finish()
 
 
 def _seeds() -> int:
-    target = tune.rocksdb(workload="mixgraph", engine="db_bench", knobs="paper10", memory=MEMORY)
+    target = _target()
     bench = Bench(
         "tune_rocksdb_seeds",
         "ten trials after the starting points are enough for a verified 1.25x, whatever the seed",
@@ -84,9 +82,7 @@ def _seeds() -> int:
     enough = 0
     rows: list[list[object]] = []
     for seed in range(1, SEEDS + 1):
-        began = time.monotonic()
-        result, _ = _run(target, "structured", seed, FEW_TRIALS)
-        minutes = (time.monotonic() - began) / 60
+        result, _, minutes = _run(target, "structured", seed, FEW_TRIALS)
         told = result.verified.get("throughput")
         enough += result.status == "proven" and told is not None and told.value >= 1.25
         rows.append([seed, *_row("structured", result, minutes)[1:]])
@@ -98,28 +94,32 @@ def _seeds() -> int:
 
 
 def _wide(seed: int) -> int:
-    target = tune.rocksdb(workload="mixgraph", engine="db_bench", knobs="wide", memory=LEAST_MEMORY)
+    target = _target("wide", LEAST_MEMORY)
     bench = Bench(
         "tune_rocksdb_wide",
         "all knobs, in the memory that the default has, make mixgraph 1.6x faster with all guards kept",
         "the program's own default, no knob set",
         f"{WIDE_TRIALS} trials, {LEAST_MEMORY}, {len(target.space().names)} knobs, seed {seed}",
     )
-    began = time.monotonic()
-    result, _ = _run(target, "structured", seed, WIDE_TRIALS)
-    minutes = (time.monotonic() - began) / 60
+    result, _, minutes = _run(target, "structured", seed, WIDE_TRIALS)
     bench.round(minutes=round(minutes, 2), result=result.to_json())
     bench.table(HEADER, [_row("structured", result, minutes)])
     gain = result.verified["throughput"].value if result.status == "proven" else 1.0
     bench.bar("tune-rocksdb.11", gain, ">=", 1.6, must=False, about="verified ratio, all guards kept")
-    bench.headline = str(result.verified["throughput"]) if "throughput" in result.verified else result.reason
+    bench.headline = _told(result)
     return bench.finish()
 
 
-def _run(target: object, sampler: str, seed: int, trials: int = TRIALS) -> tuple[Result, list[float]]:
+def _target(knobs: str = "paper10", memory: str = MEMORY) -> Target:
+    return tune.rocksdb(workload="mixgraph", engine="db_bench", knobs=knobs, memory=memory)
+
+
+def _run(target: Target, sampler: str, seed: int, trials: int = TRIALS) -> tuple[Result, list[float], float]:
+    """Return what a study found, what opening cost in each run as a share of its CPU, and the minutes it took."""
+    began = time.monotonic()
     with temporary_folder("bench-rocksdb-") as folder:
         study = Study(
-            target,  # type: ignore[arg-type]
+            target,
             maximize="throughput",
             sampler=sampler,
             store=folder / "tune.db",
@@ -134,12 +134,16 @@ def _run(target: object, sampler: str, seed: int, trials: int = TRIALS) -> tuple
             for row in rows
             if "open_cpu_share" in row.conditions.get("extra", {})
         ]
-        return result, shares
+        return result, shares, (time.monotonic() - began) / 60
 
 
 def _show(event: Event) -> None:
     if event.kind in ("started", "trial", "refused", "verify", "note"):
         print(f"  {event.text}", file=sys.stderr, flush=True)
+
+
+def _told(result: Result) -> str:
+    return str(result.verified["throughput"]) if "throughput" in result.verified else result.reason
 
 
 def _rounds(result: Result, metric: str) -> tuple[float, ...]:

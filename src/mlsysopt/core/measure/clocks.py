@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from mlsysopt.core.processes.identity import stat_fields
 from mlsysopt.core.processes.memory import descendants
 
 __all__ = ["Stopwatch", "tree_cpu"]
@@ -71,7 +72,7 @@ def _process_cpu(pid: int) -> float:
     counters remember them but are coarse: the larger one is nearer to the truth.
     """
     try:
-        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        fields = stat_fields(_PROC / str(pid))
         own, waited = (int(fields[i]) + int(fields[i + 1]) for i in (11, 13))
     except (OSError, IndexError, ValueError):
         return 0.0

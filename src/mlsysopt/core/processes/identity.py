@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Owner", "start_ticks", "this_process"]
+__all__ = ["Owner", "start_ticks", "stat_fields", "this_process"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,23 @@ def start_ticks(pid: int) -> int | None:
     True
     """
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        fields = stat_fields(Path(f"/proc/{pid}"))
     except OSError:
         return None
-    # The name in parentheses may hold spaces and parentheses itself.
-    fields = text[text.rindex(")") + 2 :].split()
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def stat_fields(folder: Path) -> list[str]:
+    """Return what the kernel tells of a process or thread behind its name: state first, the start time twentieth.
+
+    Args:
+        folder: `/proc/PID`, or `/proc/PID/task/THREAD`.
+
+    Raises:
+        OSError: it is gone.
+    """
+    # The name in parentheses may hold spaces and parentheses itself.
+    return (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
 
 
 def this_process() -> Owner:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from mlsysopt.core.processes.identity import stat_fields
 
 __all__ = ["Hold", "Rest"]
 
@@ -36,7 +37,7 @@ class Rest:
     """
 
     def __init__(self, pid: int) -> None:
-        self._pid = pid
+        self._folder = Path(f"/proc/{pid}")
         self._spent = self._counters()
         self._since = time.monotonic()
 
@@ -51,21 +52,16 @@ class Rest:
         """Return CPU ticks, and bytes and calls of input and output, of all threads."""
         found: list[str] = []
         with suppress(OSError):
-            found += _fields(Path(f"/proc/{self._pid}/stat"))[11:13]
+            found += stat_fields(self._folder)[11:13]
         with suppress(OSError):
-            found += Path(f"/proc/{self._pid}/io").read_text().splitlines()
+            found += (self._folder / "io").read_text().splitlines()
         return tuple(found)
 
     def _at_work(self) -> bool:
         """Whether a thread runs, could run, or waits for a disk."""
         with suppress(OSError):
-            for thread in os.listdir(f"/proc/{self._pid}/task"):
+            for thread in (self._folder / "task").iterdir():
                 with suppress(OSError):
-                    if _fields(Path(f"/proc/{self._pid}/task/{thread}/stat"))[0] in "RD":
+                    if stat_fields(thread)[0] in "RD":
                         return True
         return False
-
-
-def _fields(stat: Path) -> list[str]:
-    # The name in parentheses may hold spaces and parentheses itself.
-    return stat.read_text(errors="replace").rpartition(")")[2].split()

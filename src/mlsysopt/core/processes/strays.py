@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlsysopt.core.processes.identity import start_ticks
+from mlsysopt.core.processes.identity import start_ticks, stat_fields
 
 __all__ = ["TOKEN", "Stray", "carriers", "end_all"]
 
@@ -87,7 +87,7 @@ def _look(token: str) -> tuple[list[int], bool]:
 
 def _is_starting(pid: int) -> bool:
     """Whether a process without an environment is so young that it may be between fork and its program."""
-    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    fields = stat_fields(Path(f"/proc/{pid}"))
     if fields[0] in "ZX" or int(fields[6]) & (_EXITING | _KERNEL):
         return False
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK") < _YOUNG_S

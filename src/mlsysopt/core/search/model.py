@@ -56,13 +56,12 @@ class Settings:
 
     def sight(self, subgoal: Subgoal | None) -> tuple[list[int], Floats | None]:
         """Return the columns that a model of a sub-goal looks at, and how much each is thought to matter."""
-        if subgoal is not None and self.strict:
-            return [column for knob in subgoal.knobs for column in self.columns_of[knob]], None
-        pairs = [(knob, column) for knob, columns in self.columns_of.items() for column in columns]
-        if subgoal is None:
-            return [column for _, column in pairs], None
-        average = 1.0 / len(self.columns_of)
-        return [column for _, column in pairs], np.array([subgoal.weights[knob] / average for knob, _ in pairs])
+        knobs = subgoal.knobs if subgoal is not None and self.strict else tuple(self.columns_of)
+        columns = [column for knob in knobs for column in self.columns_of[knob]]
+        if subgoal is None or self.strict:
+            return columns, None
+        average = 1.0 / len(knobs)
+        return columns, np.array([subgoal.weights[knob] / average for knob in knobs for _ in self.columns_of[knob]])
 
 
 @dataclass(frozen=True, slots=True)
